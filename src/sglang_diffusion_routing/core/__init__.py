@@ -1,0 +1,1 @@
+"""Decisions of the router: facts in, commands out, no I/O."""

@@ -1,0 +1,122 @@
+"""What is to be run, the right to run it, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Protocol
+
+from ..errors import RouterError
+from .worker import Worker, WorkerId
+
+
+class Needs(Enum):
+    """What a worker must be able to make."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkSpec:
+    """One piece of work as the scheduler sees it.
+
+    needs: capability asked for.
+    model: served model id that the request names, None if it names none (or it does not matter).
+    creates_job: the reply comes at once and the work goes on; never held back by the cap.
+    skips_queue: GET, HEAD and OPTIONS of the catch-all: no cap, no queue, sleeping workers too.
+    size_bytes: bytes that waiting costs the router (head and what is kept of the body).
+    deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
+    avoid: workers that already failed this work.
+    """
+
+    needs: Needs = Needs.ANY
+    model: str | None = None
+    creates_job: bool = False
+    skips_queue: bool = False
+    size_bytes: int = 0
+    deadline_s: float | None = None
+    avoid: frozenset[WorkerId] = frozenset()
+
+
+class Result(IntEnum):
+    """How a piece of work on a worker ended, as far as that worker is concerned."""
+
+    OK = 0
+    """A complete reply below 500, or a job that ended."""
+    SERVER_ERROR = 1
+    """A complete reply of 5xx."""
+    ASLEEP = 2
+    """The worker said that it sleeps."""
+    CONNECT_FAILED = 3
+    """Nothing was accepted: refused or timed out while connecting."""
+    DIED = 4
+    """The connection broke before the reply was whole."""
+    ABANDONED = 5
+    """Given up by the client or the router before the worker was done; says nothing about the worker."""
+
+
+class Waiter(Protocol):
+    """Who asked for a lease; told exactly once, by `granted` or `refused`, unless it abandons first."""
+
+    def granted(self, lease: Lease) -> None: ...
+
+    def refused(self, error: RouterError) -> None: ...
+
+
+class Holder(Protocol):
+    """Who holds a lease; told when the worker is lost, and must then release it."""
+
+    def lease_cancelled(self, reason: str) -> None:
+        """The worker died, was force-removed or its grace expired: stop, release, fail over if possible."""
+
+    def worker_draining(self) -> None:
+        """The worker is being drained; a tunnel ends itself after its grace, anything else goes on."""
+
+
+class Lease:
+    """The right to run one piece of work on one worker. Ends exactly once, by `Scheduler.release`."""
+
+    __slots__ = ("granted_s", "holder", "lease_id", "live", "queued_s", "spec", "worker")
+
+    def __init__(self, lease_id: int, worker: Worker, spec: WorkSpec, granted_s: float, queued_s: float) -> None:
+        self.lease_id = lease_id
+        self.worker = worker
+        self.spec = spec
+        self.granted_s = granted_s
+        self.queued_s = queued_s
+        self.live = True
+        self.holder: Holder | None = None
+
+
+class Ticket:
+    """A place in the queue."""
+
+    __slots__ = ("enqueued_s", "sequence", "spec", "waiter", "waiting")
+
+    def __init__(self, spec: WorkSpec, waiter: Waiter, enqueued_s: float, sequence: int) -> None:
+        self.spec = spec
+        self.waiter = waiter
+        self.enqueued_s = enqueued_s
+        self.sequence = sequence
+        self.waiting = True
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Decision: this ticket has this lease."""
+
+    ticket: Ticket
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Decision: this ticket waits in vain."""
+
+    ticket: Ticket
+    error: RouterError
+
+
+Decision = Granted | Refused

@@ -1,0 +1,352 @@
+"""Every error of the router: what happened, whose fault it is, and how it looks on the wire.
+
+`RouterError.to_wire` is the only writer of error bodies: `{"error": sentence, "code": stable_code, ...facts}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar
+
+Scalar = str | int | float | bool | None
+Fact = Scalar | Mapping[str, Scalar] | list[str]
+
+
+class Source(StrEnum):
+    """Who caused an error."""
+
+    CLIENT = "client"
+    ROUTER = "router"
+    WORKER = "worker"
+
+
+class RouterError(Exception):
+    """Base of all errors; a subclass sets the class variables and passes one sentence and its facts.
+
+    Attributes:
+        code: stable identifier that clients may match on.
+        http_status: status of the reply.
+        source: who caused it.
+        retryable: whether the same request may succeed later.
+        retry_after_s: seconds for the `Retry-After` header, None for no header.
+        headers: further reply headers, such as `Allow`.
+        facts: what the sentence says, for programs.
+    """
+
+    code: ClassVar[str] = "router_error"
+    http_status: ClassVar[int] = 500
+    source: ClassVar[Source] = Source.ROUTER
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+        **facts: Fact,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+        self.facts: dict[str, Fact] = facts
+
+    def to_wire(self) -> bytes:
+        """Give the JSON body of the reply, UTF-8."""
+        body: dict[str, Fact] = {"error": self.message, "code": self.code}
+        body.update(self.facts)
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class BadRequest(RouterError):
+    """The request is not valid HTTP, or not valid for the router; the connection closes after the reply."""
+
+    code = "bad_request"
+    http_status = 400
+    source = Source.CLIENT
+
+
+class BadHost(BadRequest):
+    code = "bad_host"
+
+
+class BadFraming(BadRequest):
+    """Lengths, codings or chunks that a proxy must not guess about (RFC 9112 §6)."""
+
+    code = "bad_framing"
+
+
+class BadTarget(BadRequest):
+    code = "bad_target"
+
+
+class BadHeader(BadRequest):
+    code = "bad_header"
+
+
+class UnknownCoding(BadFraming):
+    code = "unknown_transfer_coding"
+    http_status = 501
+
+
+class UnknownMethod(BadRequest):
+    code = "unknown_method"
+    http_status = 501
+
+
+class MethodNotAllowed(RouterError):
+    code = "method_not_allowed"
+    http_status = 405
+    source = Source.CLIENT
+
+    def __init__(self, method: str, allow: str) -> None:
+        super().__init__(f"method {method} is not allowed here", headers=(("Allow", allow),), method=method)
+
+
+class HeadTimeout(BadRequest):
+    code = "head_timeout"
+    http_status = 408
+    retryable = True
+
+
+class BodyTimeout(BadRequest):
+    code = "body_timeout"
+    http_status = 408
+    retryable = True
+
+
+class UriTooLong(BadRequest):
+    code = "uri_too_long"
+    http_status = 414
+
+
+class HeadTooLarge(BadRequest):
+    code = "head_too_large"
+    http_status = 431
+
+
+class UnknownExpectation(BadRequest):
+    code = "unknown_expectation"
+    http_status = 417
+
+
+class LoopDetected(RouterError):
+    """The request has passed this router before: its own name is in `Via` (RFC 9110 §7.6.3)."""
+
+    code = "loop_detected"
+    http_status = 508
+
+
+class InvalidField(RouterError):
+    """A control body or parameter is wrong; `field` names it."""
+
+    code = "invalid_field"
+    http_status = 400
+    source = Source.CLIENT
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message, field=field)
+
+
+class InvalidWorkerUrl(RouterError):
+    code = "invalid_worker_url"
+    http_status = 400
+    source = Source.CLIENT
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"worker URL {url!r} {why}", url=url)
+
+
+class UnknownWorker(RouterError):
+    code = "unknown_worker"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"no worker {worker_id!r} is registered", worker_id=worker_id)
+
+
+class UnknownJob(RouterError):
+    code = "unknown_job"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no worker knows {job_id!r}", job_id=job_id)
+
+
+class JobOwnerGone(RouterError):
+    code = "job_owner_gone"
+    http_status = 410
+
+    def __init__(self, job_id: str, worker_url: str) -> None:
+        super().__init__(
+            f"{job_id!r} was made by {worker_url}, which has been removed", job_id=job_id, worker=worker_url
+        )
+
+
+class Conflict(RouterError):
+    """The worker's state does not allow this; nothing was changed."""
+
+    code = "conflict"
+    http_status = 409
+    source = Source.CLIENT
+
+
+class FleetRouteUnknown(RouterError):
+    """A state-changing worker route that the router does not know is never sent to one worker of many."""
+
+    code = "fleet_route_unknown"
+    http_status = 501
+    source = Source.CLIENT
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} changes a worker's state and is not known to the router; "
+            "name its workers with ?selector= (worker ids, label key=value, or all)",
+            path=path,
+        )
+
+
+class QueueFull(RouterError):
+    code = "queue_full"
+    http_status = 429
+    retryable = True
+
+    def __init__(self, queued: int, limit: str, retry_after_s: int) -> None:
+        super().__init__(f"the queue is full ({limit})", retry_after_s=retry_after_s, queued=queued)
+
+
+class NoRoutableWorker(RouterError):
+    """No worker can take this now and none is on its way; `by_status` counts the registered ones."""
+
+    code = "no_routable_worker"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, by_status: Mapping[str, int], retry_after_s: int = 1) -> None:
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(by_status.items()))
+        if not by_status:
+            message = "No healthy workers available in the pool: none is registered"
+        elif set(by_status) == {"sleeping"}:
+            message = f"No healthy workers available in the pool: all {by_status['sleeping']} are asleep"
+        else:
+            message = f"No healthy workers available in the pool: {counts}"
+        super().__init__(message, retry_after_s=retry_after_s, by_status=dict(by_status))
+
+
+class NoCapableWorker(RouterError):
+    """No registered worker makes this kind of output."""
+
+    code = "no_capable_worker"
+    http_status = 400
+    source = Source.CLIENT
+
+    def __init__(self, output: str) -> None:
+        super().__init__(f"No {output}-capable workers available in current worker pool.", output=output)
+
+
+class QueueTimeout(RouterError):
+    code = "queue_timeout"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, waited_s: float, by_status: Mapping[str, int]) -> None:
+        super().__init__(
+            f"no worker came free within {waited_s:g} s", retry_after_s=1, waited_s=waited_s, by_status=dict(by_status)
+        )
+
+
+class ShuttingDown(RouterError):
+    code = "shutting_down"
+    http_status = 503
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("the router is shutting down", retry_after_s=5)
+
+
+class OwnerUnavailable(RouterError):
+    """A job's worker cannot be asked now."""
+
+    code = "owner_unavailable"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, job_id: str, worker_url: str, status: str) -> None:
+        super().__init__(
+            f"{job_id!r} belongs to {worker_url}, which is {status}",
+            retry_after_s=5,
+            job_id=job_id,
+            worker=worker_url,
+            status=status,
+        )
+
+
+class ConnectFailed(RouterError):
+    code = "connect_failed"
+    http_status = 502
+    source = Source.WORKER
+    retryable = True
+
+    def __init__(self, worker_url: str, why: str) -> None:
+        super().__init__(f"cannot connect to {worker_url}: {why}", worker=worker_url, why=why)
+
+
+class UpstreamDied(RouterError):
+    """Workers closed their connection before a response head; `workers` names each in turn."""
+
+    code = "upstream_died"
+    http_status = 502
+    source = Source.WORKER
+    retryable = True
+
+    def __init__(self, workers: list[str]) -> None:
+        names = " and ".join(workers)
+        super().__init__(f"{names} closed the connection before answering", workers=workers)
+
+
+class BadUpstreamReply(RouterError):
+    """A worker's reply breaks the rules of HTTP framing; passing it on would be a guess (RFC 9112 §6.3)."""
+
+    code = "bad_upstream_reply"
+    http_status = 502
+    source = Source.WORKER
+
+    def __init__(self, worker_url: str, why: str) -> None:
+        super().__init__(f"the reply of {worker_url} is not valid HTTP: {why}", worker=worker_url, why=why)
+
+
+class UpstreamTimeout(RouterError):
+    code = "upstream_timeout"
+    http_status = 504
+    source = Source.WORKER
+
+    def __init__(self, worker_url: str, timeout_s: float) -> None:
+        super().__init__(f"{worker_url} gave no answer within {timeout_s:g} s", worker=worker_url, timeout_s=timeout_s)
+
+
+class WorkerUnreachable(RouterError):
+    """A control call on a worker was lost: whether it happened is unknown."""
+
+    code = "worker_unreachable"
+    http_status = 502
+    source = Source.WORKER
+    retryable = True
+
+    def __init__(self, worker_url: str, why: str) -> None:
+        super().__init__(f"no answer from {worker_url}: {why}", worker=worker_url, why=why)
+
+
+class WorkerDraining(RouterError):
+    """A tunnel or request ended because its worker is being taken out."""
+
+    code = "worker_draining"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, worker_url: str) -> None:
+        super().__init__(f"{worker_url} is being drained", retry_after_s=1, worker=worker_url)
