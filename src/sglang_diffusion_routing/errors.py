@@ -350,3 +350,103 @@ class WorkerDraining(RouterError):
 
     def __init__(self, worker_url: str) -> None:
         super().__init__(f"{worker_url} is being drained", retry_after_s=1, worker=worker_url)
+
+
+class BadSetting(RouterError):
+    """A setting is unknown, malformed or out of bounds; the router does not start.
+
+    Args:
+        where: the flag, variable, or file, line and key it came from.
+        why: the rest of the sentence.
+    """
+
+    code = "bad_setting"
+    http_status = 400
+    source = Source.CLIENT
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where} {why}", setting=where)
+
+
+class RouteNotFound(RouterError):
+    code = "route_not_found"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the router has no route {path}", path=path)
+
+
+class InvalidJson(RouterError):
+    """A control body is not the JSON object that it must be."""
+
+    code = "invalid_json"
+    http_status = 400
+    source = Source.CLIENT
+
+
+class BodyTooLarge(RouterError):
+    code = "body_too_large"
+    http_status = 413
+    source = Source.CLIENT
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the body is longer than {limit_bytes} bytes", limit_bytes=limit_bytes)
+
+
+class NoDiskSpace(RouterError):
+    """A body that is kept on disk while workers read it did not fit there."""
+
+    code = "no_disk_space"
+    http_status = 507
+
+
+class NoEligibleWorker(RouterError):
+    """A call for many workers has none to go to; `by_status` counts the registered ones."""
+
+    code = "no_eligible_worker"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, by_status: Mapping[str, int]) -> None:
+        super().__init__("No healthy workers available in the pool", retry_after_s=1, by_status=dict(by_status))
+
+
+class NoWorkerAnswered(RouterError):
+    """Every worker was asked and none gave an answer that could be read."""
+
+    code = "no_worker_answered"
+    http_status = 502
+    source = Source.WORKER
+    retryable = True
+
+    def __init__(self, asked: int) -> None:
+        super().__init__(f"none of {asked} workers gave an answer", asked=asked)
+
+
+class UnknownModel(RouterError):
+    code = "unknown_model"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"no worker serves the model {model!r}", model=model)
+
+
+class Aborted(RouterError):
+    """Queued work was dropped by `POST /abort_request`; 499 is nginx's "client closed request"."""
+
+    code = "aborted"
+    http_status = 499
+
+    def __init__(self) -> None:
+        super().__init__("this request was dropped from the queue by an operator")
+
+
+class InternalError(RouterError):
+    """A fault of the router itself; the log has its cause."""
+
+    code = "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("the router failed on this request; its log says why")
