@@ -1,0 +1,102 @@
+"""Write events and their facts to standard error, for people or as JSON, without secrets and prompts.
+
+`log.info("worker_quarantined", worker=url, failures=3)`: an event's name and facts. Libraries that use the standard
+`logging` module (uvicorn, asyncio) come out in the same form.
+"""
+
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import Mapping
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED = "[redacted]"
+TEXT_MAX_CHARS = 2_000
+
+# Facts whose values stay out of every log, by the last word of their name: "x-api-key", "prompts"; not "prompt_count".
+_SECRET_NAME = re.compile(
+    r"(?:^|[_-])(?:authorization|cookie|password|secret|token|(?:api|admin)[_-]?key|credential|prompt|body|payload)s?$",
+    re.IGNORECASE,
+)
+_SECRET_TEXT = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\bbearer )\S+", re.IGNORECASE)
+_MAX_DEPTH = 3
+
+
+def configure(*, level: str, as_json: bool) -> None:
+    """Send all logging of this process to standard error; called once, before the first event.
+
+    Args:
+        level: least urgent level that is written: debug, info, warning, error, critical.
+        as_json: one JSON object a line instead of text for people.
+    """
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # Both make a call below the level nearly free; per-request events are written at debug.
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    ending = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_ending(as_json=as_json)]
+    line = {"()": structlog.stdlib.ProcessorFormatter, "foreign_pre_chain": shared, "processors": ending}
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": line},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"}},
+            "root": {"handlers": ["stderr"], "level": level.upper()},
+            # What libraries say about each request says nothing that the router's own events do not.
+            "loggers": {name: {"level": "WARNING"} for name in ("asyncio", "httpcore2", "httpx2", "uvicorn")},
+        }
+    )
+
+
+def _ending(*, as_json: bool) -> list[Processor]:
+    """Give the processors that turn an event into a line; none of them shows the variables of a traceback."""
+    if as_json:
+        traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        return [
+            structlog.processors.ExceptionRenderer(traces),
+            structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+        ]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=32
+        )
+    ]
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Hide what may be a secret or a prompt: by a fact's name however deep, credentials in text, bytes, long text."""
+    return {name: _show(name, value, _MAX_DEPTH) for name, value in event.items()}
+
+
+def _show(name: object, value: object, depth: int) -> object:
+    """Give what may be written of a fact; nothing below `depth` levels."""
+    if isinstance(name, str) and _SECRET_NAME.search(name):
+        return REDACTED
+    match value:
+        case str():
+            text = _SECRET_TEXT.sub(REDACTED, value)
+            return text if len(text) <= TEXT_MAX_CHARS else f"{text[:TEXT_MAX_CHARS]}… ({len(text)} characters)"
+        case bytes() | bytearray() | memoryview():
+            return f"[{len(value)} bytes]"
+        case Mapping() | list() | tuple() if depth == 0:
+            return REDACTED
+        case Mapping():
+            return {key: _show(key, inner, depth - 1) for key, inner in value.items()}
+        case (str() as key, inner):  # a header as a pair
+            return [key, _show(key, inner, depth - 1)]
+        case list():
+            return [_show(None, inner, depth - 1) for inner in value]
+        case _:
+            return value

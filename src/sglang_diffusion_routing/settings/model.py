@@ -1,0 +1,168 @@
+"""Declare every setting of the router: type, default, bounds, unit and meaning.
+
+A field's name ends in its unit (`_s` seconds, `_bytes`); the flag, the environment variable and the YAML key are that
+name without `_s`. Times and sizes may be written with a unit: `15m`, `256MiB`.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.config import JsonDict
+
+from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.errors import InvalidWorkerUrl
+from sglang_diffusion_routing.settings.units import (
+    Bytes,
+    Count,
+    HostPatterns,
+    Networks,
+    OptionalCount,
+    OptionalSeconds,
+    Seconds,
+    Switch,
+    Words,
+)
+
+KIB, MIB = 2**10, 2**20
+
+
+class RoutingAlgorithm(StrEnum):
+    """How one of several free workers is chosen."""
+
+    LEAST_REQUEST = "least-request"
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    POWER_OF_TWO = "power-of-two"
+
+
+class LogLevel(StrEnum):
+    """The least urgent events that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+
+
+class LogFormat(StrEnum):
+    """Who reads the log."""
+
+    PEOPLE = "people"
+    JSON = "json"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of work whose client has left."""
+
+    DISCARD = "discard"
+    CANCEL = "cancel"
+
+
+def _setting(
+    group: str,
+    default: object,
+    meaning: str,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+) -> Any:
+    extra: JsonDict = {"group": group}
+    return Field(default, description=meaning, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length)
+
+
+class Settings(BaseModel):
+    """Everything that can be set, checked and frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    host: str = _setting("Listening", "0.0.0.0", "address to listen on", min_length=1)
+    port: Count = _setting("Listening", 30080, "port to listen on; 0 takes any free one", ge=0, le=65535)
+    max_client_connections: Count = _setting("Listening", 16384, "client connections open at the same time", ge=1)
+    max_tunnels: Count = _setting("Listening", 1024, "WebSocket tunnels open at the same time", ge=0)
+    trusted_peers: Networks = _setting("Listening", (), "networks of the proxies whose X-Forwarded-* headers are kept")
+
+    worker_urls: Words = _setting("Workers", (), "workers to register at the start")
+    allow_worker: HostPatterns = _setting("Workers", (), "hosts and networks that workers must be in; empty allows all")
+    max_connections: Count = _setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
+    idle_reuse_s: Seconds = _setting(
+        "Workers",
+        4.0,
+        "reuse a connection to a worker that idled no longer than this; workers close theirs after 5 s",
+        ge=0,
+    )
+
+    routing_algorithm: RoutingAlgorithm = _setting(
+        "Routing", RoutingAlgorithm.LEAST_REQUEST, "how one of several free workers is chosen"
+    )
+    max_concurrency_per_worker: Count = _setting(
+        "Routing",
+        2,
+        "pieces of work that a worker holds at the same time; the rest waits in the router; 0 for no limit",
+        ge=0,
+    )
+    retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
+    replay_max_bytes: Bytes = _setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
+    seed: OptionalCount = _setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
+    on_disconnect: OnDisconnect = _setting(
+        "Routing",
+        OnDisconnect.DISCARD,
+        "when a client leaves: await its reply and discard it (workers work on), or cancel (for engines that do stop)",
+    )
+    queue_max_requests: Count = _setting("Routing", 16384, "requests that wait for a worker; more get 429", ge=0)
+    queue_max_bytes: Bytes = _setting("Routing", 256 * MIB, "heads and bodies of waiting requests, together", ge=0)
+
+    timeout_s: OptionalSeconds = _setting(
+        "Time limits", None, "from a request's arrival at a worker to its reply's head", gt=0
+    )
+    queue_timeout_s: OptionalSeconds = _setting("Time limits", None, "wait for a worker", gt=0)
+    connect_timeout_s: Seconds = _setting("Time limits", 5.0, "connect to a worker", gt=0)
+    client_head_timeout_s: Seconds = _setting(
+        "Time limits", 10.0, "from a request's first byte to the end of its head", gt=0
+    )
+    client_body_timeout_s: Seconds = _setting("Time limits", 60.0, "silence in the middle of an upload", gt=0)
+    client_idle_timeout_s: Seconds = _setting("Time limits", 75.0, "an open connection without a request", gt=0)
+    stall_timeout_s: Seconds = _setting("Time limits", 300.0, "a peer that takes none of the bytes it is sent", gt=0)
+    tunnel_idle_s: Seconds = _setting("Time limits", 600.0, "a WebSocket tunnel without a byte either way", gt=0)
+    orphan_timeout_s: Seconds = _setting(
+        "Time limits", 3600.0, "a worker stays charged with work whose client has left", gt=0
+    )
+    drain_timeout_s: Seconds = _setting(
+        "Time limits", 1800.0, "a worker ends its work before a refit, sleep or removal", gt=0
+    )
+    fan_out_timeout_s: Seconds = _setting("Time limits", 1800.0, "one worker's answer to a call that goes to all", gt=0)
+    shutdown_grace_s: Seconds = _setting("Time limits", 30.0, "requests in flight after SIGTERM", ge=0)
+
+    health_check_interval_s: Seconds = _setting("Health", 10.0, "between two probes of a worker", gt=0)
+    health_check_failure_threshold: Count = _setting(
+        "Health", 3, "failed probes in a row until a worker is quarantined", ge=1
+    )
+    probe_timeout_s: Seconds = _setting("Health", 5.0, "wait for the answer to a probe", gt=0)
+    busy_grace_s: Seconds = _setting("Health", 900.0, "probes of a worker at work may time out for this long", ge=0)
+
+    max_head_bytes: Bytes = _setting("Sizes", 64 * KIB, "a request's or reply's head", ge=KIB, le=16 * MIB)
+    max_uri_bytes: Bytes = _setting("Sizes", 16 * KIB, "a request's target", ge=256, le=16 * MIB)
+    fan_out_reply_max_bytes: Bytes = _setting("Sizes", MIB, "one worker's answer to a call that goes to all", ge=KIB)
+    job_cap: Count = _setting("Sizes", 100_000, "jobs whose owner is remembered; the oldest give way", ge=1)
+    job_ttl_s: Seconds = _setting("Sizes", 86_400.0, "how long the owner of a job is remembered", gt=0)
+
+    log_level: LogLevel = _setting("Log", LogLevel.INFO, "least urgent events that are written")
+    log_format: LogFormat = _setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
+    verbose: Switch = _setting("Log", default=False, meaning="the same as the log level debug")
+
+    @field_validator("worker_urls")
+    @classmethod
+    def _canonical_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        """Bring worker URLs to the form that identifies a worker; each once, in the order given."""
+        try:
+            return tuple(dict.fromkeys(str(WorkerUrl.parse(url)) for url in urls))
+        except InvalidWorkerUrl as error:
+            raise ValueError(error.message) from None
+
+    @property
+    def effective_log_level(self) -> LogLevel:
+        """Give the log level that counts: `verbose` is a short way to say debug."""
+        return LogLevel.DEBUG if self.verbose else self.log_level

@@ -1,0 +1,156 @@
+"""Collect settings from flags, environment and a YAML file: a flag wins over the environment, that over the file."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sglang_diffusion_routing.errors import BadSetting
+from sglang_diffusion_routing.settings.declared import ENV_PREFIX, Setting, declared
+from sglang_diffusion_routing.settings.model import Settings
+
+CONFIG_ENV = ENV_PREFIX + "CONFIG"
+CONFIG_MAX_BYTES = 2**20
+
+# A Kubernetes service called "sglang-d-router" puts these into every container of its namespace
+# (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables): none of ours.
+_KUBERNETES = re.compile(
+    ENV_PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_PORT_VALUE = re.compile(r"(tcp|udp|sctp)://.+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value as somebody wrote it, and where."""
+
+    value: object
+    where: str
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None = None) -> Settings:
+    """Give the settings that `flags`, then `environ`, then the file `config` ask for, else the defaults.
+
+    Args:
+        flags: values from the command line by field of `Settings`, only those that were given.
+        environ: the process's environment; variables without the router's prefix are ignored.
+        config: a YAML file; without it, the one that the environment names.
+
+    Raises:
+        BadSetting: a key is unknown or doubled, a value malformed or out of bounds, or the file unreadable.
+    """
+    settings = declared()
+    if config is None and environ.get(CONFIG_ENV):
+        config = Path(environ[CONFIG_ENV])
+    given: dict[str, _Given] = {}
+    if config is not None:
+        given.update(_from_yaml(config, settings))
+    given.update(_from_environ(environ, settings))
+    flag_of = {setting.field: setting.flag for setting in settings}
+    given.update({field: _Given(value, flag_of[field]) for field, value in flags.items()})
+    try:
+        return Settings.model_validate({field: entry.value for field, entry in given.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        raise BadSetting(given[field].where, _sentence(first)) from None
+
+
+def _from_environ(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, _Given]:
+    """Read the variables with the router's prefix."""
+    field_of = {setting.env: setting.field for setting in settings}
+    given: dict[str, _Given] = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX) or name == CONFIG_ENV or _is_kubernetes(name, value):
+            continue
+        if name not in field_of:
+            raise BadSetting(name, "is no setting of the router" + _suggest(name, field_of))
+        given[field_of[name]] = _Given(value, name)
+    return given
+
+
+def _is_kubernetes(name: str, value: str) -> bool:
+    if name == ENV_PREFIX + "PORT":
+        return _KUBERNETES_PORT_VALUE.fullmatch(value) is not None
+    return _KUBERNETES.fullmatch(name) is not None
+
+
+def _from_yaml(path: Path, settings: Iterable[Setting]) -> dict[str, _Given]:
+    """Read a YAML mapping of settings."""
+    field_of = {setting.name: setting.field for setting in settings}
+    given: dict[str, _Given] = {}
+    for key, value, line in _yaml_items(path):
+        where = f"{path} line {line}"
+        if not isinstance(key, str) or key not in field_of:
+            raise BadSetting(where, f"{key!r} is no setting of the router" + _suggest(str(key), field_of))
+        if field_of[key] in given:
+            raise BadSetting(where, f"{key!r} is set a second time")
+        given[field_of[key]] = _Given(value, f"{where}: {key}")
+    return given
+
+
+def _yaml_items(path: Path) -> list[tuple[object, object, int]]:
+    """Give key, value and line number of each entry of a YAML mapping; an empty file has none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_MAX_BYTES + 1)
+    except OSError as error:
+        raise BadSetting(str(path), f"cannot be read: {error.strerror or error}") from None
+    if len(text) > CONFIG_MAX_BYTES:
+        raise BadSetting(str(path), f"is larger than {CONFIG_MAX_BYTES // 2**20} MiB")
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return []
+        if not isinstance(root, yaml.MappingNode):
+            raise BadSetting(f"{path} line {root.start_mark.line + 1}", "must be a mapping of settings to values")
+        return [
+            (
+                loader.construct_object(key, deep=True),
+                loader.construct_object(value, deep=True),
+                key.start_mark.line + 1,
+            )
+            for key, value in root.value
+        ]
+    except yaml.YAMLError as error:
+        raise BadSetting(*_yaml_fault(path, error)) from None
+
+
+def _yaml_fault(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{path} line {error.problem_mark.line + 1}", f"is not valid YAML: {error.problem}"
+    return str(path), "is not valid YAML: it holds a character that YAML does not allow"
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """Say what is wrong with a value, behind the name of its setting."""
+    facts, value = fault.get("ctx", {}), fault["input"]
+    bound = {
+        "greater_than_equal": ("must be at least", "ge"),
+        "greater_than": ("must be above", "gt"),
+        "less_than_equal": ("must be at most", "le"),
+        "less_than": ("must be below", "lt"),
+    }.get(fault["type"])
+    if bound:
+        return f"{bound[0]} {facts[bound[1]]:g}, not {value}"
+    if fault["type"] == "value_error":
+        return str(facts["error"])
+    if fault["type"] == "string_too_short":
+        return "must not be empty"
+    wanted = {
+        "enum": f"one of {facts.get('expected')}",
+        "finite_number": "a finite number",
+        "string_type": "text",
+    }[fault["type"]]
+    return f"must be {wanted}, not {value!r}"
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"; did you mean {close[0]}?" if close else ""
