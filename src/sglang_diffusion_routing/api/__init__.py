@@ -1,0 +1,1 @@
+"""The control API: an ASGI application behind a private Unix socket."""

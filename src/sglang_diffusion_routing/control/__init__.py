@@ -1,0 +1,1 @@
+"""What the router does to workers: probes, memory, weights, fan-outs, membership."""

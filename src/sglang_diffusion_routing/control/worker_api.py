@@ -1,0 +1,226 @@
+"""Typed calls on one worker; every call ends in one of three ways: succeeded, refused or lost.
+
+Shapes are those of SGLang-Diffusion 0.5.23 (`sglang/multimodal_gen/runtime/entrypoints`).
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Self
+
+import httpx2
+
+from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
+from sglang_diffusion_routing.core.worker import Capability, WorkerUrl
+from sglang_diffusion_routing.errors import RouterError
+
+# Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
+_DECODE_IN_THREAD_BYTES = 256 * 1024
+_BAD_GATEWAY = 502
+
+
+class Ended(Enum):
+    """How a remote call ended."""
+
+    SUCCEEDED = "succeeded"
+    REFUSED = "refused"
+    """The worker said no: a status above 299, or `success: false` in any reply."""
+    LOST = "lost"
+    """Unknown: no whole answer came back."""
+
+
+class Failure(Enum):
+    """Why a call was lost."""
+
+    UNREACHABLE = "unreachable"
+    """No connection: refused, no route, unknown or refused address. The worker has not seen the call."""
+    TIMED_OUT = "timed_out"
+    BROKEN = "broken"
+    """The connection ended, or what came back was not HTTP."""
+    OVERSIZED = "oversized"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One worker's answer to one call.
+
+    status_code: the worker's status, 502 when the call was lost.
+    body: decoded JSON, `{"raw": text}` for anything else, `{"error": why}` when the call was lost.
+    content: the reply's body as it came, empty when the call was lost.
+    failure: why the call was lost, None when it was not.
+    """
+
+    ended: Ended
+    status_code: int
+    body: object
+    content: bytes = b""
+    content_type: str = ""
+    failure: Failure | None = None
+
+    @property
+    def message(self) -> str:
+        """Give the worker's own words where it has some, else its status."""
+        if isinstance(self.body, dict):
+            for key in ("message", "error", "detail"):
+                if isinstance(said := self.body.get(key), str):
+                    return said
+        return f"status {self.status_code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to send.
+
+    target: path and query, as bytes reach the worker. timeout_s: limit of the whole call.
+    content: the body; an async iterable needs its `content-length` among the headers, or is sent in chunks.
+    max_reply_bytes: a longer reply loses the call.
+    """
+
+    method: str
+    target: str
+    timeout_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | AsyncIterable[bytes] | None = None
+    max_reply_bytes: int = 1024 * 1024
+
+
+class WorkerApi:
+    """Calls on workers. Owns one HTTP client; close it with `aclose`."""
+
+    def __init__(self, resolve: Resolve, *, connect_timeout_s: float) -> None:
+        self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
+        self._client = httpx2.AsyncClient(
+            transport=CheckedTransport(resolve),
+            trust_env=False,
+            follow_redirects=False,
+            timeout=self._timeout,
+            headers={"accept-encoding": "identity", "connection": "close", "user-agent": "sglang-d-router"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def send(self, url: WorkerUrl, call: Call) -> Answer:
+        """Send `call` to the worker at `url`; never raises for what the network or the worker does."""
+        try:
+            async with asyncio.timeout(call.timeout_s):
+                return await self._exchange(url, call)
+        except TimeoutError:
+            return _lost(Failure.TIMED_OUT, f"no answer within {call.timeout_s:g} s")
+        except httpx2.ConnectTimeout:
+            return _lost(Failure.TIMED_OUT, f"no connection within {self._timeout.connect:g} s")
+        except httpx2.ConnectError as error:
+            return _lost(Failure.UNREACHABLE, f"cannot connect: {error}")
+        except RouterError as error:
+            return _lost(Failure.UNREACHABLE, error.message)
+        except (httpx2.HTTPError, OSError) as error:
+            return _lost(Failure.BROKEN, str(error) or type(error).__name__)
+
+    async def _exchange(self, url: WorkerUrl, call: Call) -> Answer:
+        """Send the request and read the reply up to its bound."""
+        request = self._client.build_request(
+            call.method, f"{url}{call.target}", headers=call.headers, content=call.content
+        )
+        response = await self._client.send(request, stream=True)
+        try:
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > call.max_reply_bytes:
+                    return _lost(Failure.OVERSIZED, f"the reply is longer than {call.max_reply_bytes} bytes")
+        finally:
+            await response.aclose()
+        body = await decode(bytes(content))
+        refused = response.status_code > 299 or (isinstance(body, dict) and body.get("success") is False)
+        return Answer(
+            ended=Ended.REFUSED if refused else Ended.SUCCEEDED,
+            status_code=response.status_code,
+            body=body,
+            content=bytes(content),
+            content_type=response.headers.get("content-type", ""),
+        )
+
+    async def health(self, url: WorkerUrl, timeout_s: float) -> Answer:
+        """Ask `GET /health`: 200 when it serves, 503 while it warms up or when its scheduler has died."""
+        return await self.send(url, Call("GET", "/health", timeout_s))
+
+    async def capability(self, url: WorkerUrl, timeout_s: float) -> Capability | None:
+        """Ask `GET /v1/models` what the worker makes; None when it did not say."""
+        answer = await self.send(url, Call("GET", "/v1/models", timeout_s))
+        return read_capability(answer.body) if answer.ended is Ended.SUCCEEDED else None
+
+    async def release_memory(self, url: WorkerUrl, timeout_s: float) -> Answer:
+        """Put the worker to sleep; it says "already sleeping" when it is."""
+        return await self.send(url, Call("POST", "/release_memory_occupation", timeout_s))
+
+    async def resume_memory(self, url: WorkerUrl, timeout_s: float) -> Answer:
+        """Wake the worker; it says "already awake" when it is."""
+        return await self.send(url, Call("POST", "/resume_memory_occupation", timeout_s))
+
+    async def checksums(self, url: WorkerUrl, timeout_s: float) -> Mapping[str, str] | None:
+        """Ask for the SHA-256 of every module's weights, by module; None when the worker did not say."""
+        call = Call(
+            "POST", "/get_weights_checksum", timeout_s, headers={"content-type": "application/json"}, content=b"{}"
+        )
+        answer = await self.send(url, call)
+        if answer.ended is not Ended.SUCCEEDED or not isinstance(answer.body, dict):
+            return None
+        sums = {name: value for name, value in answer.body.items() if isinstance(value, str)}
+        return sums if sums and len(sums) == len(answer.body) else None
+
+
+def read_capability(body: object) -> Capability | None:
+    """Read a reply of `GET /v1/models`: `data[0].task_type`, `data[0].supported_task_types` and every `data[*].id`.
+
+    Returns:
+        None when `body` has not that shape.
+    """
+    rows = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return None
+    models = tuple(row["id"] for row in rows if isinstance(row.get("id"), str))
+    first = rows[0] if rows else {}
+    supported = first.get("supported_task_types")
+    named = [*(supported if isinstance(supported, list) else []), first.get("task_type")]
+    tasks = tuple(dict.fromkeys(task for task in named if isinstance(task, str) and task))
+    return Capability(task_types=tasks or None, models=models)
+
+
+async def decode(content: bytes) -> object:
+    """Decode a reply's body: JSON, else `{"raw": text}`."""
+    if len(content) > _DECODE_IN_THREAD_BYTES:
+        return await asyncio.to_thread(_decode, content)
+    return _decode(content)
+
+
+def _decode(content: bytes) -> object:
+    """Decode JSON as RFC 8259 has it, so that what is read can be written again: no NaN, no infinities."""
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return {"raw": content.decode("utf-8", "replace")}
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _lost(failure: Failure, why: str) -> Answer:
+    return Answer(ended=Ended.LOST, status_code=_BAD_GATEWAY, body={"error": why}, failure=failure)

@@ -1,0 +1,211 @@
+"""The wire shapes of the control API, as clients read them; the OpenAPI document is made from these."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+LABELS_MAX = 32
+
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/:@+ -]{0,128}$")]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=LABELS_MAX)]
+
+
+class _Request(BaseModel):
+    """A body or a query that a client writes: what is not known is refused, nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Reply(BaseModel):
+    """What the router writes; older clients ignore the fields they do not know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class WorkerView(_Reply):
+    """One worker as clients see it."""
+
+    worker_id: str = Field(description="the canonical URL; percent-encode it in paths")
+    display_id: str = Field(description="host:port")
+    id: str = Field(description="the same as worker_id")
+    url: str
+    active_requests: int = Field(description="leases held, jobs included")
+    is_dead: bool = Field(description="quarantined")
+    is_sleeping: bool
+    consecutive_failures: int = Field(description="failed probes in a row")
+    video_support: bool | None = Field(description="null while unknown")
+    status: str = Field(description="the first that applies of removed, draining, quarantined, ..., active")
+    state: str
+    health: str
+    weight_version: str | None = Field(description="null when it is not known what the worker has loaded")
+    jobs: int = Field(description="leases of jobs, which outlive their requests")
+    queued: int = Field(description="active requests that wait in the worker behind the one it runs")
+    task_types: list[str] | None = Field(description="null while unknown")
+    model: str | None
+    max_concurrency: int | None = Field(description="the worker's own cap; null for the router's")
+    speed: float | None = Field(description="learned speed; null while unknown")
+    labels: dict[str, str]
+
+
+class WorkerList(_Reply):
+    """Every worker, in the order of registration."""
+
+    workers: list[WorkerView]
+
+
+class WorkerReply(_Reply):
+    """One worker."""
+
+    worker: WorkerView
+
+
+class WorkerChanged(_Reply):
+    """A worker after a change."""
+
+    status: Literal["success"] = "success"
+    worker: WorkerView
+
+
+class WorkerRemoved(_Reply):
+    """What became of a removal: "draining" goes on until the worker's last request has ended."""
+
+    status: Literal["success", "draining"]
+    worker_id: str
+
+
+class UrlList(_Reply):
+    """The URLs of every worker, in the order of registration."""
+
+    urls: list[str]
+
+
+class WorkerAdded(_Reply):
+    """The reply of the first generation's `/add_worker`: every worker with its requests in flight."""
+
+    status: Literal["success"] = "success"
+    worker_urls: dict[str, int]
+
+
+class Status(_Reply):
+    """An outcome in one word."""
+
+    status: str
+
+
+class HealthReply(_Reply):
+    """Whether any worker serves; healthy = registered - quarantined - asleep - never answered."""
+
+    status: Literal["healthy", "unhealthy"]
+    healthy_workers: int
+    total_workers: int
+    dead_workers: int = Field(description="quarantined")
+    sleeping_workers: int
+
+
+class RegisterWorker(_Request):
+    """A worker to register, by `url` or by its older name `worker_url`."""
+
+    url: str | None = None
+    worker_url: str | None = None
+
+    @model_validator(mode="after")
+    def _one_url(self) -> "RegisterWorker":
+        if self.url is not None and self.worker_url is not None and self.url != self.worker_url:
+            raise ValueError("'url' and 'worker_url' name different workers")
+        return self
+
+    @property
+    def address(self) -> str | None:
+        """Give the URL under whichever name it came."""
+        return self.url if self.url is not None else self.worker_url
+
+
+class UpdateWorker(_Request):
+    """What an operator changes on a worker; a field that is absent stays as it is."""
+
+    is_dead: bool | None = Field(None, description="true quarantines until false is set; false ends a quarantine")
+    refresh_video_support: bool | None = Field(None, description="true asks the worker again what it makes")
+    state: Literal["active", "drained"] | None = Field(None, description="drained: no new work until active is set")
+    max_concurrency: int | None = Field(None, ge=0, le=100_000, description="0 for no limit; null for the router's own")
+    labels: Labels | None = Field(None, description="replace the worker's labels")
+
+    @field_validator("is_dead", "refresh_video_support", "state", "labels", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("must not be null")
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> "UpdateWorker":
+        if not self.model_fields_set:
+            raise ValueError("the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels")
+        return self
+
+
+class Pause(_Request):
+    """How long the queue is held."""
+
+    timeout_s: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False, description="the pause ends by itself")
+
+
+class PauseReply(_Reply):
+    """Whether the queue is held, and how many requests wait in it."""
+
+    status: Literal["paused", "running"]
+    queued: int
+
+
+class Abort(_Request):
+    """What to drop from the queue."""
+
+    all: bool = Field(description="drop everything that is queued")
+
+    @field_validator("all")
+    @classmethod
+    def _only_true(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic calls it
+        if not value:
+            raise ValueError("must be true")
+        return value
+
+
+class AbortReply(_Reply):
+    """How many queued requests were dropped."""
+
+    aborted: int
+
+
+class FanOutRow(_Reply):
+    """What one worker answered."""
+
+    worker_url: str
+    status_code: int = Field(description="502 when the worker could not be reached")
+    body: object = Field(description='decoded JSON, {"raw": text}, or {"error": why}')
+
+
+class SkippedRow(_Reply):
+    """A worker that was not asked."""
+
+    worker_url: str
+    reason: str
+
+
+class FanOutReply(_Reply):
+    """One row a worker, in the order of registration."""
+
+    results: list[FanOutRow]
+    success: bool = Field(description="every worker that was asked did it")
+    skipped: list[SkippedRow]
+    message: str | None = None
+    weight_version: str | None = None
+    consistent: bool | None = Field(None, description="checksums: all workers hold the same weights")
+
+
+class ErrorReply(BaseModel):
+    """Every error of the router; further fields are its facts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: str = Field(description="one sentence")
+    code: str = Field(description="stable, for programs")

@@ -1,0 +1,82 @@
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from sglang_diffusion_routing.api.errors import invalid_field
+from sglang_diffusion_routing.schemas import Abort, Pause, RegisterWorker, UpdateWorker
+
+
+def refusal(model: type[BaseModel], fields: dict[str, object]) -> tuple[str, object]:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(fields)
+    error = invalid_field(caught.value)
+    assert (error.code, error.http_status) == ("invalid_field", 400)
+    return error.message, error.facts["field"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "field"),
+    [
+        ({}, "the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels", "body"),
+        ({"is_dead": "true"}, "'is_dead' must be true or false", "is_dead"),
+        ({"is_dead": 1}, "'is_dead' must be true or false", "is_dead"),
+        ({"is_dead": None}, "'is_dead' must not be null", "is_dead"),
+        ({"dead": True}, "'dead' is not known here", "dead"),
+        ({"state": "asleep"}, "'state' must be 'active' or 'drained'", "state"),
+        ({"max_concurrency": -1}, "'max_concurrency' must be greater than or equal to 0", "max_concurrency"),
+        ({"max_concurrency": "2"}, "'max_concurrency' must be a whole number", "max_concurrency"),
+        ({"max_concurrency": 2.0}, "'max_concurrency' must be a whole number", "max_concurrency"),
+        ({"max_concurrency": True}, "'max_concurrency' must be a whole number", "max_concurrency"),
+        ({"labels": ["a"]}, "'labels' must be an object", "labels"),
+        ({"labels": {"a": 1}}, "'labels.a' must be a string", "labels.a"),
+    ],
+)
+def test_a_wrong_change_of_a_worker_is_refused_in_one_sentence(
+    fields: dict[str, object], message: str, field: str
+) -> None:
+    assert refusal(UpdateWorker, fields) == (message, field)
+
+
+@pytest.mark.parametrize(
+    ("labels", "good"),
+    [
+        ({"group": "a"}, True),
+        ({"a/b.c-d_e": "http://x:1/é"}, False),
+        ({"": "x"}, False),
+        ({"a=b": "x"}, False),
+        ({"a": "x\n"}, False),
+        ({"a" * 64: "x"}, False),
+        ({f"k{n}": "v" for n in range(33)}, False),
+    ],
+)
+def test_labels_are_short_printable_words(labels: dict[str, str], good: bool) -> None:
+    if good:
+        assert UpdateWorker(labels=labels).labels == labels
+    else:
+        with pytest.raises(ValidationError):
+            UpdateWorker(labels=labels)
+
+
+def test_null_gives_a_worker_the_routers_own_cap_back() -> None:
+    update = UpdateWorker(max_concurrency=None)
+    assert (update.max_concurrency, update.model_fields_set) == (None, {"max_concurrency"})
+
+
+def test_a_worker_may_be_named_by_its_older_field() -> None:
+    assert RegisterWorker(worker_url="http://a:1").address == "http://a:1"
+    assert RegisterWorker(url="http://a:1").address == "http://a:1"
+    assert RegisterWorker().address is None
+
+
+def test_two_names_for_different_workers_are_refused() -> None:
+    fields: dict[str, object] = {"url": "http://a:1", "worker_url": "http://b:1"}
+    assert refusal(RegisterWorker, fields) == ("'url' and 'worker_url' name different workers", "body")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 86_401, "5", True])
+def test_a_pause_has_a_positive_finite_limit(timeout_s: object) -> None:
+    assert refusal(Pause, {"timeout_s": timeout_s})[1] == "timeout_s"
+
+
+@pytest.mark.parametrize("fields", [{}, {"all": False}, {"all": 1}, {"rid": "x"}, {"all": True, "group": "x"}])
+def test_an_abort_names_what_it_drops(fields: dict[str, object]) -> None:
+    assert refusal(Abort, fields)[1] in {"all", "rid", "group"}
