@@ -1,0 +1,80 @@
+"""Connect to a worker, after checking every address that its name stands for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TypeVar
+
+from sglang_diffusion_routing.core.worker import WorkerUrl, refused_address
+from sglang_diffusion_routing.errors import ConnectFailed
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+KEEPALIVE_IDLE_S = 30
+"""A host that vanished without a word is noticed after about a minute: 30 s idle, then 3 probes 10 s apart."""
+
+
+async def resolve_worker(url: WorkerUrl) -> list[str]:
+    """Give the addresses of a worker's host, each of them allowed; `ConnectFailed` otherwise.
+
+    A name of which one address is refused is refused whole: it may be a rebinding attack.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConnectFailed(str(url), f"its name does not resolve ({error.strerror or error})") from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for address in addresses:
+        why = refused_address(address)
+        if why is not None:
+            raise ConnectFailed(str(url), f"its address {address} is refused: {why}")
+    return addresses
+
+
+async def open_worker_connection(
+    url: WorkerUrl, factory: Callable[[], P], *, timeout_s: float, tls: ssl.SSLContext | None = None
+) -> P:
+    """Connect to a worker within `timeout_s`, address by address; raise `ConnectFailed`."""
+    last = "no address"
+    try:
+        async with asyncio.timeout(timeout_s):
+            for address in await resolve_worker(url):
+                try:
+                    return await _connect(url, address, factory, tls)
+                except OSError as error:
+                    last = _reason(error)
+    except TimeoutError:
+        last = f"no connection within {timeout_s:g} s"
+    raise ConnectFailed(str(url), last)
+
+
+async def _connect(url: WorkerUrl, address: str, factory: Callable[[], P], tls: ssl.SSLContext | None) -> P:
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        transport, protocol = await loop.create_connection(factory, address, url.port)
+    else:
+        transport, protocol = await loop.create_connection(
+            factory, address, url.port, ssl=tls, server_hostname=url.host
+        )
+    set_keepalive(transport)
+    return protocol
+
+
+def set_keepalive(transport: asyncio.BaseTransport) -> None:
+    """Let TCP find out that the other host is gone."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    return str(error.strerror or error).lower()

@@ -1,0 +1,441 @@
+"""The server side of a client's connection: requests in turn, their bodies as spans, deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import Protocol
+
+import httptools
+
+from sglang_diffusion_routing.errors import (
+    BadRequest,
+    BodyTimeout,
+    HeadTimeout,
+    HeadTooLarge,
+    RouterError,
+    UriTooLong,
+)
+from sglang_diffusion_routing.http1.chunks import ChunkedBody
+from sglang_diffusion_routing.http1.partial import HeadInProgress
+from sglang_diffusion_routing.http1.replies import error_reply
+from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head, request_error
+
+PIPELINE_BYTES = 65536
+"""Bytes of later requests that are read ahead while one is under way."""
+LINGER_S = 2.0
+"""After a refusal the rest of the body is read and dropped for this long, or a reset would overtake the reply
+(RFC 9112 §9.6; nginx's `lingering_timeout` is 5 s)."""
+
+
+class Conversation(Protocol):
+    """One request under way, as its client's connection sees it."""
+
+    survives_half_close: bool
+    reply_begun: bool
+
+    def client_body(self, span: bytes, done: bool) -> None:
+        """Bytes of the request's body, as they came. The first call comes at once, with what is there."""
+
+    def client_gone(self) -> None:
+        """The client has closed its connection."""
+
+    def client_full(self) -> None:
+        """The client reads too slowly: send no more for now."""
+
+    def client_writable(self) -> None:
+        """It has caught up."""
+
+    def client_tunnel(self, data: bytes) -> None:
+        """Raw bytes after an upgrade."""
+
+    def client_tunnel_ended(self) -> None:
+        """The client has sent its last byte on a tunnel; it may still read."""
+
+
+class Limits(Protocol):
+    """The settings that bound a client."""
+
+    @property
+    def max_head_bytes(self) -> int: ...
+    @property
+    def max_uri_bytes(self) -> int: ...
+    @property
+    def client_head_timeout_s(self) -> float: ...
+    @property
+    def client_idle_timeout_s(self) -> float: ...
+    @property
+    def client_body_timeout_s(self) -> float: ...
+    @property
+    def stall_timeout_s(self) -> float: ...
+
+
+class Server(Protocol):
+    """What the connections of one listener share. now_s: loop time, at most a second old."""
+
+    limits: Limits
+    now_s: float
+    closing: bool
+
+    def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation: ...
+
+    def refused(self, error: RouterError) -> None: ...
+
+    def joined(self, connection: DownstreamConnection) -> bool: ...
+
+    def left(self, connection: DownstreamConnection) -> None: ...
+
+
+class _State(IntEnum):
+    HEAD = 0
+    """Waiting for, or reading, a request's head."""
+    BODY = 1
+    """A conversation is under way and its request's body is being read."""
+    REPLY = 2
+    """The request is whole; bytes that come belong to the next."""
+    TUNNEL = 3
+    LINGER = 4
+    """Everything is answered; reading until the client closes."""
+
+
+class DownstreamConnection(asyncio.Protocol):
+    """One client's TCP connection."""
+
+    __slots__ = (
+        "_body_left",
+        "_chunks",
+        "_partial",
+        "_pending",
+        "_quiet_since_s",
+        "_reading",
+        "_server",
+        "_state",
+        "_unsent_bytes",
+        "_unsent_since_s",
+        "conversation",
+        "forward_lines",
+        "head",
+        "peer",
+        "transport",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._state = _State.HEAD
+        self._partial: HeadInProgress | None = None
+        self._pending = b""
+        self._body_left = 0
+        self._chunks: ChunkedBody | None = None
+        self._reading = True
+        self._quiet_since_s = server.now_s
+        self._unsent_bytes = 0
+        self._unsent_since_s = 0.0
+        self.conversation: Conversation | None = None
+        self.head: RequestHead | None = None
+        self.peer = ("", 0)
+        self.forward_lines: bytes | None = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple):
+            self.peer = (str(peername[0]), int(peername[1]))
+        if not self._server.joined(self):
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _State.HEAD:
+            self._read_head(data)
+        elif state == _State.BODY:
+            self._quiet_since_s = self._server.now_s
+            self._read_body(data)
+        elif state == _State.REPLY:
+            self._pending += data
+            if len(self._pending) > PIPELINE_BYTES:
+                self.pause_body()
+        elif state == _State.TUNNEL and self.conversation is not None:
+            self.conversation.client_tunnel(data)
+
+    def eof_received(self) -> bool:
+        conversation = self.conversation
+        if conversation is None:
+            return False
+        if self._state == _State.TUNNEL:
+            conversation.client_tunnel_ended()
+            return True
+        # A client that closes and one that only shuts down its sending side look alike; nearly all are the
+        # former, and a generation for nobody costs a GPU.
+        return conversation.survives_half_close and self._state == _State.REPLY
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.left(self)
+        conversation = self.conversation
+        self.conversation = None
+        if conversation is not None:
+            conversation.client_gone()
+
+    def pause_writing(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._unsent_since_s = self._server.now_s
+        if self.conversation is not None:
+            self.conversation.client_full()
+
+    def resume_writing(self) -> None:
+        self._unsent_bytes = 0
+        if self.conversation is not None:
+            self.conversation.client_writable()
+
+    # reading
+
+    def _read_head(self, data: bytes) -> None:
+        partial = self._partial
+        if partial is not None:
+            data = partial.data + data
+        while data[:2] == b"\r\n":
+            # RFC 9112 §2.2: an empty line before the request line is forgiven.
+            data = data[2:]
+        end = data.find(b"\r\n\r\n") + 4
+        limits = self._server.limits
+        if end == 3:
+            self._await_rest(data)
+            return
+        self._partial = None
+        if end > limits.max_head_bytes:
+            self._refuse_size(data)
+            return
+        try:
+            head = parse_request_head(data[:end] if end < len(data) else data, limits.max_uri_bytes)
+        except BadRequest as error:
+            self.refuse(error)
+            return
+        self._begin(head, data[end:])
+
+    def _await_rest(self, data: bytes) -> None:
+        if self._partial is None:
+            if not data:
+                return
+            self._partial = HeadInProgress(data, of_request=True)
+            self._quiet_since_s = self._server.now_s
+        self._partial.data = data
+        limits = self._server.limits
+        line_end = data.find(b"\r\n")
+        if len(data) > limits.max_head_bytes or (line_end < 0 and len(data) > limits.max_uri_bytes + 64):
+            self._refuse_size(data)
+            return
+        try:
+            self._partial.check()
+        except httptools.HttpParserError as error:
+            self.refuse(request_error(error))
+
+    def _refuse_size(self, data: bytes) -> None:
+        limits = self._server.limits
+        line_end = data.find(b"\r\n")
+        if line_end < 0 or line_end > limits.max_uri_bytes + 64:
+            limit = limits.max_uri_bytes
+            self.refuse(UriTooLong(f"the request target is longer than {limit} bytes", limit_bytes=limit))
+        else:
+            limit = limits.max_head_bytes
+            self.refuse(HeadTooLarge(f"the request's head is longer than {limit} bytes", limit_bytes=limit))
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        self.head = head
+        self._quiet_since_s = self._server.now_s
+        self._chunks = None
+        span = b""
+        if head.content_length:
+            span = rest[: head.content_length]
+            rest = rest[head.content_length :]
+            self._body_left = head.content_length - len(span)
+            done = not self._body_left
+        elif head.chunked:
+            self._chunks = ChunkedBody()
+            try:
+                span, rest = self._chunks.feed(rest)
+            except BadRequest as error:
+                self.refuse(error)
+                return
+            done = self._chunks.done
+        else:
+            done = True
+        self._state = _State.REPLY if done else _State.BODY
+        self._pending = rest
+        try:
+            conversation = self._server.converse(self, head)
+        except RouterError as error:
+            self.refuse(error)
+            return
+        self.conversation = conversation
+        conversation.client_body(span, done)
+
+    def _read_body(self, data: bytes) -> None:
+        conversation = self.conversation
+        assert conversation is not None
+        chunks = self._chunks
+        if chunks is None:
+            left = self._body_left - len(data)
+            if left > 0:
+                self._body_left = left
+                conversation.client_body(data, False)
+                return
+            self._body_left = 0
+            self._state = _State.REPLY
+            if left < 0:
+                self._pending = data[left:]
+                data = data[:left]
+            conversation.client_body(data, True)
+            return
+        try:
+            span, self._pending = chunks.feed(data)
+        except BadRequest as error:
+            self._break_off(conversation, error)
+            return
+        if chunks.done:
+            self._state = _State.REPLY
+        conversation.client_body(span, chunks.done)
+
+    def _break_off(self, conversation: Conversation, error: RouterError) -> None:
+        """End a conversation whose request's body went wrong; a reply that has begun cannot become an error."""
+        reply_begun = conversation.reply_begun
+        self.conversation = None
+        conversation.client_gone()
+        if reply_begun:
+            self.transport.abort()
+        else:
+            self.refuse(error)
+
+    def pause_body(self) -> None:
+        """Read no more from the client for now."""
+        if self._reading and not self.transport.is_closing():
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_body(self) -> None:
+        """Read from the client again."""
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self._quiet_since_s = self._server.now_s
+            self.transport.resume_reading()
+
+    # writing
+
+    def write(self, span: bytes) -> None:
+        """Send bytes of a reply."""
+        if not self.transport.is_closing():
+            self.transport.write(span)
+
+    def write_both(self, head: bytes, span: bytes) -> None:
+        """Send a reply's head and its first bytes, uncopied."""
+        if not self.transport.is_closing():
+            self.transport.writelines((head, span))
+
+    @property
+    def must_close(self) -> bool:
+        """Whether this reply is the connection's last, so that it has to say so."""
+        head = self.head
+        return head is None or not head.keep_alive or self._state != _State.REPLY or self._server.closing
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client is behind with reading."""
+        return self._unsent_bytes > 0
+
+    def reply_done(self, *, close: bool) -> None:
+        """The reply is whole: take the next request, or close."""
+        self.conversation = None
+        if close:
+            self._linger()
+            return
+        self._state = _State.HEAD
+        self.head = None
+        self._quiet_since_s = self._server.now_s
+        if self._pending:
+            # Not at once: a thousand pipelined requests would nest a thousand calls deep.
+            asyncio.get_running_loop().call_soon(self._next)
+        else:
+            self.resume_body()
+
+    def _next(self) -> None:
+        if self._state != _State.HEAD or self.transport.is_closing():
+            return
+        data, self._pending = self._pending, b""
+        self.resume_body()
+        self._read_head(data)
+
+    def refuse(self, error: RouterError, *, request_id: str | None = None) -> None:
+        """Answer with an error of the router; the connection goes on only where its framing is certain."""
+        self._server.refused(error)
+        close = isinstance(error, BadRequest) or self.must_close
+        head = self.head
+        to_head = head is not None and head.method == b"HEAD"
+        self.write(error_reply(error, request_id=request_id, close=close, to_head=to_head))
+        self.reply_done(close=close)
+
+    def _linger(self) -> None:
+        unread = self._state in {_State.BODY, _State.HEAD} or bool(self._pending)
+        self._state = _State.LINGER
+        self._pending = b""
+        self._partial = None
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if not unread:
+            transport.close()
+            return
+        self._quiet_since_s = self._server.now_s
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.resume_body()
+
+    def abort(self) -> None:
+        """End the connection so that the client cannot take what it has for a whole reply."""
+        self.conversation = None
+        self.transport.abort()
+
+    def become_tunnel(self) -> bytes:
+        """Pass raw bytes from now on; gives those that came before the worker agreed."""
+        self._state = _State.TUNNEL
+        early, self._pending = self._pending, b""
+        self.resume_body()
+        return early
+
+    def close_if_idle(self) -> None:
+        """Close now if no request is under way."""
+        if self.conversation is None:
+            self.transport.close()
+
+    # deadlines
+
+    def tick(self, now_s: float) -> None:
+        """Enforce the deadlines; called about once a second."""
+        limits = self._server.limits
+        state = self._state
+        quiet_s = now_s - self._quiet_since_s
+        if state == _State.HEAD:
+            if self._partial is not None:
+                if quiet_s > limits.client_head_timeout_s:
+                    limit_s = limits.client_head_timeout_s
+                    self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
+            elif quiet_s > limits.client_idle_timeout_s:
+                self.transport.close()
+        elif state == _State.LINGER:
+            if quiet_s > LINGER_S:
+                self.transport.abort()
+        elif state == _State.BODY and self._reading and quiet_s > limits.client_body_timeout_s:
+            limit_s = limits.client_body_timeout_s
+            if self.conversation is not None:
+                error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
+                self._break_off(self.conversation, error)
+        if self._unsent_bytes:
+            self._check_progress(now_s)
+
+    def _check_progress(self, now_s: float) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._unsent_since_s = now_s
+        elif now_s - self._unsent_since_s > self._server.limits.stall_timeout_s:
+            self.transport.abort()

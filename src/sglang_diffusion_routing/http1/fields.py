@@ -1,0 +1,109 @@
+"""Which header fields a proxy reads, drops or rewrites (RFC 9110 §7.6.1, RFC 9112 §6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from sglang_diffusion_routing.errors import BadFraming, BadHeader, BadHost, UnknownCoding
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+REQUEST_SPECIAL = HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"via",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"traceparent",
+    b"x-request-id",
+}
+"""Fields of a request that need more than to be copied."""
+
+KEPT_SPECIAL = frozenset({b"content-length", b"expect", b"traceparent", b"x-request-id"})
+"""Those of them that are read and copied as well."""
+
+LOCATIONS = frozenset({b"location", b"content-location"})
+REPLY_SPECIAL = HOP_BY_HOP | LOCATIONS | {b"content-length"}
+KEPT_IN_REPLY = LOCATIONS | {b"content-length"}
+
+ROUTER_PREFIX = b"x-sglang-router-"
+"""Fields that are the router's own: a client's are read and not passed on, a worker's are dropped."""
+
+NEVER_IN_TRAILERS = HOP_BY_HOP | {b"content-length", b"host", b"expect"}
+"""Fields that a trailer section must not carry (RFC 9110 §6.5.1)."""
+
+_UNLISTED = frozenset({b"close", b"keep-alive", b"upgrade"})
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+
+def content_length(value: bytes) -> int:
+    """Read a Content-Length; signs, padding and lists are refused (RFC 9112 §6.3, rule 5)."""
+    if not _LENGTH.fullmatch(value):
+        raise BadFraming("Content-Length must be one unsigned decimal number without padding")
+    return int(value)
+
+
+def is_chunked(value: bytes) -> bool:
+    """Accept exactly `chunked` as transfer coding; anything else is unknown here (RFC 9112 §6.1)."""
+    if value.strip(b" \t").lower() != b"chunked":
+        raise UnknownCoding("the only transfer coding understood here is 'chunked'")
+    return True
+
+
+def checked_host(value: bytes) -> bytes:
+    """Accept a Host of name and optional port; a path, userinfo, list or empty value is refused (RFC 9112 §3.2)."""
+    if not _HOST.fullmatch(value):
+        raise BadHost("Host must be one host name or address with an optional port")
+    return value
+
+
+def connection_tokens(values: Iterable[bytes]) -> frozenset[bytes]:
+    """Split Connection fields into lower-case tokens."""
+    tokens = set()
+    for value in values:
+        for token in value.lower().split(b","):
+            if stripped := token.strip(b" \t"):
+                tokens.add(stripped)
+    return frozenset(tokens)
+
+
+def without_nominated(lines: list[bytes], tokens: frozenset[bytes]) -> list[bytes]:
+    """Drop the header lines whose fields Connection names (RFC 9110 §7.6.1)."""
+    named = tokens - _UNLISTED
+    if not named:
+        return lines
+    return [line for line in lines if line.partition(b":")[0].lower() not in named]
+
+
+def check_trailer(line: bytes) -> None:
+    """Refuse a trailer line that is malformed or that would change the framing if merged."""
+    name, colon, value = line.partition(b":")
+    if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+        raise BadHeader("a trailer line is malformed")
+    if name.lower() in NEVER_IN_TRAILERS:
+        raise BadFraming("a trailer carries a field that is not allowed there")
+
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def has_control_characters(value: bytes) -> bool:
+    """Tell whether `value` holds a control character other than tab."""
+    return _CONTROL.search(value) is not None

@@ -1,0 +1,447 @@
+"""One request and its reply: bytes both ways with back-pressure, ended exactly once.
+
+An `Exchange` stands between a client's connection and a worker's. It knows nothing of leases or routes: what
+happens at the turns of its life is up to a subclass, by the methods that begin with `on_`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+
+from sglang_diffusion_routing.errors import BadUpstreamReply, ConnectFailed, RouterError
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.reply_head import ReplyHead
+from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.upstream import UpstreamConnection
+
+READ_AHEAD_BYTES = 65536
+"""Bytes of a request's body that are taken in before a worker is there for them."""
+
+
+class Phase(IntEnum):
+    """How far an exchange has come, towards its worker."""
+
+    WAITING = 0
+    """No connection to a worker yet."""
+    AWAITING = 1
+    """The request is on its way or sent; no reply head yet."""
+    HOLDING = 2
+    """A reply head has come and is held back until the body is whole."""
+    RELAYING = 3
+    """The reply's head has gone to the client."""
+    DISCARDING = 4
+    """The client is gone; the reply is awaited and dropped, for the worker is busy until then."""
+    ENDED = 5
+
+
+class Exchange:
+    """One request under way.
+
+    replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
+    worker_failed: the reply broke off or was not HTTP.
+    """
+
+    __slots__ = (
+        "_body_done",
+        "_client_slow",
+        "_connecting",
+        "_held",
+        "_held_bytes",
+        "_held_head",
+        "_kept",
+        "_kept_bytes",
+        "_rechunk",
+        "_replay_max_bytes",
+        "_reply_close",
+        "downstream",
+        "head",
+        "phase",
+        "reply_begun",
+        "survives_half_close",
+        "upstream",
+        "upstreams",
+        "worker_failed",
+    )
+
+    def __init__(
+        self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
+    ) -> None:
+        self.downstream: DownstreamConnection | None = downstream
+        self.head = head
+        self.upstreams = upstreams
+        self.upstream: UpstreamConnection | None = None
+        self.phase = Phase.WAITING
+        self.reply_begun = False
+        self.survives_half_close = False
+        self.worker_failed = False
+        self._replay_max_bytes = replay_max_bytes
+        self._kept: list[bytes] | None = []
+        self._kept_bytes = 0
+        self._body_done = False
+        self._client_slow = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._rechunk = False
+        self._reply_close = False
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._held_head: ReplyHead | None = None
+
+    # what a subclass decides
+
+    def on_body(self) -> None:
+        """More of the request's body has come while no worker is there for it."""
+
+    def upstream_head(self) -> bytes:
+        """Give the request's head as the worker gets it."""
+        raise NotImplementedError
+
+    def reply_lines(self, head: ReplyHead) -> bytes:
+        """Give the header lines that are added to the reply's."""
+        return b""
+
+    def hold_limit_bytes(self, head: ReplyHead) -> int:
+        """Tell up to which size this reply is to be seen whole before the client sees any of it; 0: not at all."""
+        return 0
+
+    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+        """A held reply is whole: True passes it on, False swallows it (another attempt is under way)."""
+        return True
+
+    def on_reply_body(self, span: bytes) -> None:
+        """Bytes of a reply's body are about to go to the client."""
+
+    def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
+        """The worker switched protocols; `early` are its first raw bytes."""
+        self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
+
+    def on_connect_failed(self, error: ConnectFailed) -> None:
+        """Nothing has been sent: another worker may be tried."""
+        raise NotImplementedError
+
+    def on_died(self, *, replayable: bool) -> None:
+        """The worker's connection broke before a reply head; the client still waits."""
+        raise NotImplementedError
+
+    def on_orphaned(self) -> None:
+        """The client has left and the reply is awaited for the worker's sake."""
+
+    def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
+        """The exchange is over, once. whole: the reply came to its end, so the worker is done with the work."""
+        raise NotImplementedError
+
+    # the way to a worker
+
+    def connect(self, upstream: UpstreamConnection | None, open_new: asyncio.Task[None] | None = None) -> None:
+        """Use this connection, or wait for the one that is being opened."""
+        if upstream is not None:
+            self.start(upstream)
+        else:
+            self._connecting = open_new
+
+    def start(self, upstream: UpstreamConnection) -> None:
+        """A connection is there: send the request, as far as it has come."""
+        self._connecting = None
+        self.upstream = upstream
+        self.phase = Phase.AWAITING
+        downstream = self.downstream
+        upstream.decode_chunks = self.head.http_10
+        spans = [self.upstream_head()]
+        if self._kept:
+            spans += self._kept
+        if self._kept_bytes > self._replay_max_bytes:
+            self._kept = None
+        upstream.send(self, spans, to_head=self.head.method == b"HEAD")
+        if not self._body_done and downstream is not None:
+            downstream.resume_body()
+
+    def connect_failed(self, error: ConnectFailed) -> None:
+        """No connection could be had."""
+        self._connecting = None
+        self.on_connect_failed(error)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether all that has come of the body is still here."""
+        return self._kept is not None
+
+    @property
+    def kept_spans(self) -> list[bytes]:
+        """What is kept of the request's body, as it came."""
+        return self._kept or []
+
+    @property
+    def body_done(self) -> bool:
+        """Whether the request's body is whole."""
+        return self._body_done
+
+    # Conversation: the client's side
+
+    def client_body(self, span: bytes, done: bool) -> None:
+        self._body_done = done
+        if self._kept is not None and span:
+            self._kept.append(span)
+            self._kept_bytes += len(span)
+        if self.phase == Phase.WAITING:
+            if not done and self._kept_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
+                self.downstream.pause_body()
+            self.on_body()
+            return
+        if self._kept_bytes > self._replay_max_bytes:
+            self._kept = None
+        if self.upstream is not None and span:
+            self.upstream.write(span)
+
+    def client_gone(self) -> None:
+        """Let the worker finish what it has been given whole; take back anything else (worker-side work goes on)."""
+        self.downstream = None
+        upstream = self.upstream
+        if upstream is None:
+            if self._connecting is not None:
+                self._connecting.cancel()
+                self._connecting = None
+            self._end(whole=False, head=None)
+        elif not self._body_done or (self.phase == Phase.RELAYING and self._sized):
+            self._drop_upstream()
+            self._end(whole=False, head=None)
+        else:
+            self._kept = None
+            self.phase = Phase.DISCARDING
+            self._resume_upstream()
+            self.on_orphaned()
+
+    def give_up(self) -> None:
+        """Stop waiting for the worker of a client that has left."""
+        if self.phase != Phase.ENDED:
+            self._drop_upstream()
+            self._end(whole=False, head=None)
+
+    def client_full(self) -> None:
+        self._client_slow = True
+        if self.upstream is not None and self.phase == Phase.RELAYING and not self.upstream.transport.is_closing():
+            self.upstream.transport.pause_reading()
+
+    def client_writable(self) -> None:
+        self._client_slow = False
+        self._resume_upstream()
+
+    def _resume_upstream(self) -> None:
+        if self.upstream is not None and not self.upstream.transport.is_closing():
+            self.upstream.transport.resume_reading()
+
+    def client_tunnel(self, data: bytes) -> None:
+        """Never called: a tunnel is a conversation of its own."""
+
+    def client_tunnel_ended(self) -> None:
+        """Never called either."""
+
+    # ReplySink: the worker's side
+
+    def reply_informed(self, head: ReplyHead) -> None:
+        """Pass 103 and the 100 that the client asked for; a stray 100 ends here (RFC 9110 §15.2)."""
+        downstream = self.downstream
+        if downstream is None or self.head.http_10 or self.phase != Phase.AWAITING:
+            return
+        if head.status == 100 and (not self.head.expects_continue or self._body_done):
+            return
+        downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, b"".join(head.lines)))
+
+    def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
+        if head.status == 101:
+            self.on_upgrade(head, span)
+            return
+        if self.phase == Phase.DISCARDING:
+            self._discard(head, done)
+            return
+        limit = self.hold_limit_bytes(head)
+        if limit and (head.content_length if head.content_length is not None else len(span)) <= limit:
+            self.phase = Phase.HOLDING
+            self._held_head = head
+            self._hold(span, done, limit)
+        else:
+            self._pass_head(head, span, done)
+
+    def reply_went_on(self, span: bytes, done: bool) -> None:
+        if self.phase == Phase.RELAYING:
+            self._pass_body(span, done)
+        elif self.phase == Phase.HOLDING:
+            head = self._held_head
+            assert head is not None
+            self._hold(span, done, self.hold_limit_bytes(head))
+        elif done:
+            self._end_whole(self._held_head)
+
+    def _discard(self, head: ReplyHead, done: bool) -> None:
+        self._held_head = head
+        if done:
+            self._end_whole(head)
+        elif head.is_sized:
+            # The worker knows the length: the work is done, only bytes are left, and nobody wants them.
+            self._drop_upstream()
+            self._end(whole=True, head=head)
+
+    def _hold(self, span: bytes, done: bool, limit: int) -> None:
+        head = self._held_head
+        assert head is not None
+        self._held.append(span)
+        self._held_bytes += len(span)
+        if not done and self._held_bytes <= limit:
+            return
+        raw = b"".join(self._held)
+        self._held = []
+        if done and not self.on_held(head, raw):
+            return
+        self._held_head = None
+        self._pass_head(head, raw, done)
+
+    def _pass_head(self, head: ReplyHead, span: bytes, done: bool) -> None:
+        downstream = self.downstream
+        assert downstream is not None
+        self.phase = Phase.RELAYING
+        self.reply_begun = True
+        self._kept = None
+        self._held_head = head
+        framing = self._framing(head, downstream)
+        lines = b"".join(head.lines)
+        start = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (head.status, head.reason, lines, self.reply_lines(head), framing)
+        if downstream.is_full and not done:
+            self.client_full()
+        if self._rechunk:
+            downstream.write(start)
+            self._pass_body(span, done)
+        elif span:
+            self.on_reply_body(span)
+            downstream.write_both(start, span)
+            if done:
+                self._finish(head)
+        else:
+            downstream.write(start)
+            if done:
+                self._finish(head)
+
+    def _framing(self, head: ReplyHead, downstream: DownstreamConnection) -> bytes:
+        """Give the hop-by-hop lines of the reply; a length is among the head's own lines."""
+        framing = b""
+        close = downstream.must_close
+        if head.chunked or head.until_close:
+            if self.head.http_10:
+                close = True
+            else:
+                framing = b"Transfer-Encoding: chunked\r\n"
+                self._rechunk = head.until_close
+        self._reply_close = close
+        if close:
+            framing += b"Connection: close\r\n"
+        elif self.head.http_10:
+            framing += b"Connection: keep-alive\r\n"
+        return framing
+
+    def _pass_body(self, span: bytes, done: bool) -> None:
+        downstream = self.downstream
+        assert downstream is not None
+        if span:
+            self.on_reply_body(span)
+            if self._rechunk:
+                span = b"%x\r\n%b\r\n" % (len(span), span)
+            downstream.write(span)
+        if done:
+            if self._rechunk:
+                downstream.write(b"0\r\n\r\n")
+            self._finish(self._held_head)
+
+    def _finish(self, head: ReplyHead | None) -> None:
+        downstream = self.downstream
+        self.downstream = None
+        self._end_whole(head)
+        if downstream is not None:
+            downstream.reply_done(close=self._reply_close)
+
+    def _end_whole(self, head: ReplyHead | None) -> None:
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            if self._body_done:
+                if self._client_slow and not upstream.transport.is_closing():
+                    upstream.transport.resume_reading()
+                self.upstreams.give_back(upstream)
+            else:
+                # It answered before the request was whole: what it would read next is the rest of this body.
+                upstream.close()
+        self._end(whole=True, head=head)
+
+    def reply_broken(self, why: str) -> None:
+        upstream = self.upstream
+        self.upstream = None
+        self.worker_failed = True
+        name = str(upstream.worker_id) if upstream is not None else "the worker"
+        self._fail_or_abort(BadUpstreamReply(name, why))
+
+    def upstream_lost(self, error: Exception | None) -> None:
+        self.upstream = None
+        if self.phase == Phase.AWAITING and self.downstream is not None:
+            self.phase = Phase.WAITING
+            self.on_died(replayable=self.replayable)
+        else:
+            self.worker_failed = True
+            self._fail_or_abort(BadUpstreamReply("the worker", "its connection broke before the reply was whole"))
+
+    def _fail_or_abort(self, error: RouterError) -> None:
+        if self.phase == Phase.RELAYING:
+            downstream = self.downstream
+            self.downstream = None
+            self._end(whole=False, head=None)
+            if downstream is not None:
+                downstream.abort()
+        else:
+            self.fail(error)
+
+    def upstream_ended(self) -> None:
+        """Never called: a tunnel is a conversation of its own."""
+
+    def upstream_full(self) -> None:
+        if self.downstream is not None and not self._body_done:
+            self.downstream.pause_body()
+
+    def upstream_writable(self) -> None:
+        if self.downstream is not None and not self._body_done:
+            self.downstream.resume_body()
+
+    # ends
+
+    def retry(self) -> None:
+        """Leave the worker's connection and wait for another; the kept body will be sent again."""
+        upstream = self.upstream
+        self.upstream = None
+        self.phase = Phase.WAITING
+        self._held_head = None
+        self._held_bytes = 0
+        if upstream is not None:
+            self.upstreams.give_back(upstream)
+
+    def fail(self, error: RouterError) -> None:
+        """Answer the client with an error of the router and end; nothing of a reply has been sent."""
+        downstream = self.downstream
+        self.downstream = None
+        self._drop_upstream()
+        self._end(whole=False, head=None)
+        if downstream is not None:
+            downstream.refuse(error)
+
+    def _drop_upstream(self) -> None:
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            upstream.close()
+
+    @property
+    def _sized(self) -> bool:
+        return self._held_head is not None and self._held_head.is_sized
+
+    def _end(self, *, whole: bool, head: ReplyHead | None) -> None:
+        if self.phase == Phase.ENDED:
+            return
+        self.phase = Phase.ENDED
+        self._kept = None
+        self._held = []
+        self.on_end(whole=whole, head=head)
