@@ -20,7 +20,7 @@ class Setting:
     """One setting as people meet it.
 
     field: its name in `Settings`. name: the YAML key. kind: what a value is, for help and docs ("seconds", "a | b").
-    default and bounds: as text. takes_many: whether the flag takes several values.
+    default and bounds: as text. word: stands for a value in help. takes_many: whether the flag takes several values.
     """
 
     field: str
@@ -30,6 +30,7 @@ class Setting:
     kind: str
     default: str
     bounds: str
+    word: str
     is_switch: bool
     takes_many: bool
 
@@ -61,6 +62,7 @@ def _describe(field: str, info: FieldInfo) -> Setting:
         kind=_kind(field, info),
         default=show(field, info.default),
         bounds=", ".join(_bounds(field, info)),
+        word=_word(field, info),
         is_switch=info.annotation is bool,
         takes_many=typing.get_origin(info.annotation) is tuple,
     )
@@ -72,13 +74,21 @@ def _kind(field: str, info: FieldInfo) -> str:
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return " | ".join(choice.value for choice in annotation)
     if typing.get_origin(annotation) is tuple:
-        return "list"
+        return f"list of {_word(field, info)}"
     optional = " or off" if typing.get_origin(annotation) in {typing.Union, types.UnionType} else ""
     if field.endswith("_s"):
         return "seconds" + optional
     if field.endswith("_bytes"):
         return "bytes" + optional
     return {bool: "switch", str: "text"}.get(typing.cast("type", annotation), "number") + optional
+
+
+def _word(field: str, info: FieldInfo) -> str:
+    """Give the word that stands for a value, or one of several, on the command line."""
+    if typing.get_origin(info.annotation) is tuple and isinstance(info.json_schema_extra, dict):
+        return str(info.json_schema_extra["word"])
+    kind = _kind(field, info)
+    return "NAME" if "|" in kind else kind.removesuffix(" or off").upper()
 
 
 def _bounds(field: str, info: FieldInfo) -> Iterator[str]:
@@ -105,4 +115,6 @@ def show(field: str, value: object) -> str:
         for factor, unit in ((2**20, "MiB"), (2**10, "KiB")):
             if value and value % factor == 0:
                 return f"{value // factor}{unit}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

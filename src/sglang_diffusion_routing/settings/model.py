@@ -69,8 +69,10 @@ def _setting(
     gt: float | None = None,
     le: float | None = None,
     min_length: int | None = None,
+    word: str = "WORD",
 ) -> Any:
-    extra: JsonDict = {"group": group}
+    """Declare a setting; `word` is what each item of a list is."""
+    extra: JsonDict = {"group": group, "word": word}
     return Field(default, description=meaning, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length)
 
 
@@ -83,10 +85,14 @@ class Settings(BaseModel):
     port: Count = _setting("Listening", 30080, "port to listen on; 0 takes any free one", ge=0, le=65535)
     max_client_connections: Count = _setting("Listening", 16384, "client connections open at the same time", ge=1)
     max_tunnels: Count = _setting("Listening", 1024, "WebSocket tunnels open at the same time", ge=0)
-    trusted_peers: Networks = _setting("Listening", (), "networks of the proxies whose X-Forwarded-* headers are kept")
+    trusted_peers: Networks = _setting(
+        "Listening", (), "networks of the proxies whose X-Forwarded-* headers are kept", word="NETWORK"
+    )
 
-    worker_urls: Words = _setting("Workers", (), "workers to register at the start")
-    allow_worker: HostPatterns = _setting("Workers", (), "hosts and networks that workers must be in; empty allows all")
+    worker_urls: Words = _setting("Workers", (), "workers to register at the start", word="URL")
+    allow_worker: HostPatterns = _setting(
+        "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
+    )
     max_connections: Count = _setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
     idle_reuse_s: Seconds = _setting(
         "Workers",

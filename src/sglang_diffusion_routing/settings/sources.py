@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sglang_diffusion_routing.errors import BadSetting
-from sglang_diffusion_routing.settings.declared import ENV_PREFIX, Setting, declared
+from sglang_diffusion_routing.settings.declared import ENV_PREFIX, Setting, declared, show
 from sglang_diffusion_routing.settings.model import Settings
 
 CONFIG_ENV = ENV_PREFIX + "CONFIG"
@@ -56,9 +56,10 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], config: Path |
     try:
         return Settings.model_validate({field: entry.value for field, entry in given.items()})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = str(first["loc"][0])
-        raise BadSetting(given[field].where, _sentence(first)) from None
+        fault = error.errors(include_url=False)[0]
+        field, *item = fault["loc"]
+        source = given[str(field)]
+        raise BadSetting(source.where, _sentence(fault, fault["input"] if item else source.value)) from None
 
 
 def _from_environ(environ: Mapping[str, str], settings: Iterable[Setting]) -> dict[str, _Given]:
@@ -128,9 +129,9 @@ def _yaml_fault(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
     return str(path), "is not valid YAML: it holds a character that YAML does not allow"
 
 
-def _sentence(fault: ErrorDetails) -> str:
-    """Say what is wrong with a value, behind the name of its setting."""
-    facts, value = fault.get("ctx", {}), fault["input"]
+def _sentence(fault: ErrorDetails, written: object) -> str:
+    """Say behind the name of a setting what is wrong with the value as it was written."""
+    facts = fault.get("ctx", {})
     bound = {
         "greater_than_equal": ("must be at least", "ge"),
         "greater_than": ("must be above", "gt"),
@@ -138,7 +139,7 @@ def _sentence(fault: ErrorDetails) -> str:
         "less_than": ("must be below", "lt"),
     }.get(fault["type"])
     if bound:
-        return f"{bound[0]} {facts[bound[1]]:g}, not {value}"
+        return f"{bound[0]} {show(str(fault['loc'][0]), facts[bound[1]])}, not {written}"
     if fault["type"] == "value_error":
         return str(facts["error"])
     if fault["type"] == "string_too_short":
@@ -148,7 +149,7 @@ def _sentence(fault: ErrorDetails) -> str:
         "finite_number": "a finite number",
         "string_type": "text",
     }[fault["type"]]
-    return f"must be {wanted}, not {value!r}"
+    return f"must be {wanted}, not {written!r}"
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,66 @@
+# Everything runs in .venv, which is made on first use from Python 3.11 or newer and pip alone.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The first interpreter that runs and is new enough; a version manager's stub may be there and not run.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done; true)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help demo test lint format docs check bench lock clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The dependency files decide when the environment is stale; the code itself is installed by reference.
+# Debian splits ensurepip off: there the environment is made without pip, and the machine's own pip fills it.
+$(STAMP): pyproject.toml requirements/dev.txt
+	@python="$(PYTHON)"; \
+	test -n "$$python" || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python names one"; exit 1; }; \
+	test -x $(BIN)/python || "$$python" -m venv $(VENV) >/dev/null 2>&1 || "$$python" -m venv --clear --without-pip $(VENV); \
+	pip="$(BIN)/python -m pip"; \
+	$$pip --version >/dev/null 2>&1 || pip="$$python -m pip --python $(BIN)/python"; \
+	echo "installing into $(VENV)"; \
+	$$pip install --quiet --disable-pip-version-check --no-input --constraint requirements/dev.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## a whole reinforcement-learning loop on simulated workers, in under a minute
+	@$(BIN)/sglang-d-router demo $(DEMO_ARGS)
+
+test: $(STAMP) ## all tests that need no GPU
+	@$(BIN)/python -m pytest -m 'not engine and not gpu' $(PYTEST_ARGS)
+
+lint: $(STAMP) ## form, style, types, floors, mirrored tests, generated docs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/check_mirror.py
+	@$(BIN)/python tools/make_docs.py --check
+
+format: $(STAMP) ## bring the code into the common form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(STAMP) ## regenerate the tables in docs/
+	@$(BIN)/python tools/make_docs.py
+
+check: lint test ## everything that must pass before a commit
+
+bench: $(STAMP) ## compare with other routers in one run; bench/README.md says what it needs
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+lock: ## pin requirements/dev.txt to the newest versions that pyproject.toml allows
+	@PYTHON="$(PYTHON)" tools/lock
+
+clean: ## remove everything that was made
+	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist demo-out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

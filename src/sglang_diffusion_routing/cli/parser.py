@@ -1,0 +1,44 @@
+"""Parse arguments so that each bad one gets one sentence that names it."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sglang_diffusion_routing.errors import BadSetting
+
+PROGRAM = "sglang-d-router"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `BadSetting`, takes no abbreviations, and guesses what a wrong flag meant."""
+
+    def __init__(self, command: str, description: str, *, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"{PROGRAM} {command}".rstrip(),
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's "argument --port: expected one argument" into the error that every bad setting raises."""
+        where, colon, why = message.removeprefix("argument ").partition(": ")
+        raise BadSetting(where, why) if colon else BadSetting(self.prog + ":", message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse `argv` whole.
+
+        Raises:
+            BadSetting: a flag is unknown or a value missing.
+        """
+        known, unknown = self.parse_known_args(list(argv))
+        if not unknown:
+            return known
+        word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise BadSetting(repr(word), "is one word too many")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(word, flags, n=1)
+        raise BadSetting(word, f"is no flag of {self.prog}" + (f"; did you mean {close[0]}?" if close else ""))

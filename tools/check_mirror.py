@@ -1,0 +1,62 @@
+"""Check that tests/ mirrors src/ file by file.
+
+`core/pool.py` of the package is tested in `tests/core/test_pool.py`; a package's own `__init__.py`, when it holds
+code, in `tests/<package>/test_<package>.py`. Outside `FREE` every tests file has its module. Exceptions have a reason.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src" / "sglang_diffusion_routing"
+TESTS = ROOT / "tests"
+
+EXCEPTIONS = {
+    "__main__.py": "two lines, run by tests/e2e",
+}
+# Directories of tests that cut across modules.
+FREE = {"conformance", "e2e", "engine", "faults", "gpu", "support"}
+
+
+def holds_code(path: Path) -> bool:
+    """Tell whether a module defines anything: a function or a class, not only names, imports and a docstring."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in tree.body)
+
+
+def tests_of(module: Path) -> Path:
+    """Give the tests file of a module, both relative to their roots."""
+    name = module.parent.name if module.name == "__init__.py" else module.stem
+    return module.parent / f"test_{name}.py"
+
+
+def faults() -> list[str]:
+    """List each module without tests, each test without a module, each exception without need."""
+    modules = {path.relative_to(SRC) for path in SRC.rglob("*.py") if holds_code(path)}
+    wanted = {tests_of(module): module for module in sorted(modules)}
+    present = {path.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    found = [
+        f"src: {module} has no tests/{tests}"
+        for tests, module in wanted.items()
+        if tests not in present and str(module) not in EXCEPTIONS
+    ]
+    found += [
+        f"tests: {tests} tests no module of that name"
+        for tests in sorted(present - set(wanted))
+        if tests.parts[0] not in FREE and not (SRC / tests.parent / f"{tests.stem.removeprefix('test_')}.py").exists()
+    ]
+    found += [f"tools: {name} is an exception but does not exist" for name in EXCEPTIONS if not (SRC / name).exists()]
+    return found
+
+
+def main() -> int:
+    """Print each fault; give 1 when there is any."""
+    found = faults()
+    for fault in found:
+        print(fault)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
