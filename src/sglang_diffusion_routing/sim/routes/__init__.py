@@ -1,0 +1,1 @@
+"""The HTTP surface of a simulated worker, one module a family of routes."""

@@ -1,0 +1,194 @@
+"""One simulated worker: what it has loaded, whether it sleeps, and the work it can do."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sglang_diffusion_routing.sim.engine import Engine, Turn
+from sglang_diffusion_routing.sim.faults import Faults
+from sglang_diffusion_routing.sim.jobs import OutputFolder, Shelf
+from sglang_diffusion_routing.sim.model import Model, Outcome
+from sglang_diffusion_routing.sim.sampler import GenerationFailed, Plan, Sample, sample
+from sglang_diffusion_routing.sim.settings import SimSettings
+
+T = TypeVar("T")
+
+ASLEEP = "Server is sleeping. Call resume_memory_occupation first."
+ASLEEP_REFIT = "Cannot update weights while the server is sleeping. Call resume_memory_occupation first."
+SCHEDULER_EXITED = "Scheduler worker exited; restart the server."
+
+OnProgress = Callable[[float], None]
+
+
+class JobFailed(Exception):
+    """The scheduler answered a generation with an error; the message is the scheduler's."""
+
+
+class RefitWhileAsleep(Exception):
+    """Weights cannot be loaded from disk into a sleeping worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Generic[T]):
+    """What a generation made.
+
+    weights: checksum of the transformer that it ran on, read when it ran. seconds: how long it ran.
+    """
+
+    value: T
+    weights: str
+    seconds: float
+
+
+class Worker:
+    """All of a worker but its HTTP surface."""
+
+    def __init__(self, settings: SimSettings) -> None:
+        self.settings = settings
+        self.name = settings.name or f"sim-{settings.port}"
+        self.faults = Faults()
+        self.engine = Engine(settings, self.faults)
+        self.model = Model(settings)
+        self.sleeping = False
+        self.warm = asyncio.Event()
+        self.awake = asyncio.Event()  # not hanging
+        self.awake.set()
+        self.images = Shelf()
+        self.videos = Shelf()
+        self.meshes = Shelf()
+        self.outputs = OutputFolder(settings.output_dir)
+        self.requests: Counter[str] = Counter()
+        if settings.warmup_seconds == 0:
+            self.warm.set()
+
+    @property
+    def gpu_uuid(self) -> str:
+        """Name of this worker's GPU in `payload_gpu_uuids`."""
+        return f"GPU-{self.name}"
+
+    def generation(
+        self, request_id: str, plan: Plan, finish: Callable[[list[Sample], float], T], on_progress: OnProgress
+    ) -> Callable[[Turn], Made[T]]:
+        """Describe a generation for the engine.
+
+        Args:
+            finish: makes the reply of the samples and the seconds they took; it runs on the engine's thread.
+            on_progress: called on the engine's thread with the share of steps done, first with 0.
+
+        Raises (from the work):
+            JobFailed: asleep, broken, or the model cannot make it.
+        """
+
+        def work(turn: Turn) -> Made[T]:
+            if self.sleeping:
+                raise JobFailed(ASLEEP)
+            turn.weights = self.model.transformer_checksum
+            try:
+                samples = self._sample(turn, plan, on_progress)
+            except GenerationFailed as error:
+                raise JobFailed(f"Error executing request {request_id}: {error}") from error
+            turn.reach(1.0)
+            seconds = turn.elapsed_s
+            return Made(value=finish(samples, seconds), weights=turn.weights, seconds=seconds)
+
+        return work
+
+    def _sample(self, turn: Turn, plan: Plan, on_progress: OnProgress) -> list[Sample]:
+        profile = self.settings.profile
+        if self.faults.broken:
+            raise GenerationFailed("the simulated model is broken")
+        if max(plan.width, plan.height) > profile.max_side:
+            raise GenerationFailed(
+                f"{plan.width}x{plan.height} is larger than the model's {profile.max_side} pixels a side"
+            )
+        mpx_steps = plan.megapixels * plan.steps * (plan.frames or 1) * len(plan.seeds)
+        turn.take(self.settings.overhead_seconds + self.settings.seconds_per_mpx_step * mpx_steps)
+        turn.block_loop(self.settings.block_event_loop)
+        on_progress(0.0)
+
+        def on_step(done: int) -> None:
+            if done == (plan.steps + 1) // 2:
+                self.engine.half_way()
+            turn.reach((1.0 - profile.decode_share) * done / plan.steps)
+            on_progress(done / plan.steps)
+
+        return sample(plan, self.model.transformer, self.model.vae, on_step)
+
+    async def generate(
+        self, kind: str, request_id: str, plan: Plan, finish: Callable[[list[Sample], float], T]
+    ) -> Made[T]:
+        """Queue a generation and wait for it; raises what the work raises, or `SchedulerDead`."""
+        return await self.engine.run(
+            kind, self.generation(request_id, plan, finish, _no_progress), request_id=request_id
+        )
+
+    async def control(self, kind: str, action: Callable[[], T], *, seconds: float = 0.0) -> T:
+        """Queue an action behind all work before it, and wait for it."""
+
+        def work(turn: Turn) -> T:
+            turn.take(seconds)
+            turn.reach(1.0)
+            turn.weights = self.model.transformer_checksum
+            return action()
+
+        return await self.engine.run(kind, work)
+
+    async def refit(self, action: Callable[[], Outcome], *, from_disk: bool) -> Outcome:
+        """Queue a change of weights.
+
+        Raises:
+            RefitWhileAsleep: from disk only; tensors are taken asleep too, as on a real worker.
+        """
+
+        def work(turn: Turn) -> Outcome:
+            if from_disk and self.sleeping:
+                raise RefitWhileAsleep(ASLEEP_REFIT)
+            if self.faults.refuse_refits:
+                return Outcome(success=False, message="refits are refused (a simulated fault)")
+            outcome = action()
+            if outcome.success:  # a refusal comes before any weights are read
+                turn.take(self.settings.refit_seconds)
+                turn.reach(1.0)
+            turn.weights = self.model.transformer_checksum
+            return outcome
+
+        return await self.engine.run("refit", work)
+
+    async def release(self) -> dict[str, Any]:
+        """Fall asleep once all work before has ended; the reply is the worker's own."""
+
+        def work(turn: Turn) -> dict[str, Any]:
+            if self.faults.refuse_release:
+                return self._occupation(success=False, message="falling asleep is refused (a simulated fault)")
+            if self.sleeping:
+                return self._occupation(success=True, message="already sleeping")
+            turn.take(self.settings.release_seconds)
+            turn.reach(1.0)
+            self.sleeping = True
+            return self._occupation(success=True, message="released GPU memory (moved active modules to CPU)")
+
+        return await self.engine.run("release", work)
+
+    async def resume(self) -> dict[str, Any]:
+        """Wake up; the reply is that of the CPU worker that was measured."""
+
+        def work(turn: Turn) -> dict[str, Any]:
+            if self.faults.refuse_resume:
+                return self._occupation(success=False, message="waking is refused (a simulated fault)")
+            if not self.sleeping:
+                return self._occupation(success=True, message="already awake")
+            turn.take(self.settings.resume_seconds)
+            turn.reach(1.0)
+            self.sleeping = False
+            return self._occupation(success=True, message="no restore map; marked awake")
+
+        return await self.engine.run("resume", work)
+
+    def _occupation(self, *, success: bool, message: str) -> dict[str, Any]:
+        return {"success": success, "sleeping": self.sleeping, "message": message}
+
+
+def _no_progress(_share: float) -> None:
+    """Nobody watches."""
