@@ -450,3 +450,25 @@ class InternalError(RouterError):
 
     def __init__(self) -> None:
         super().__init__("the router failed on this request; its log says why")
+
+
+class TooManyConnections(RouterError):
+    """The limit of client connections is reached; this one closes."""
+
+    code = "too_many_connections"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, connections: int) -> None:
+        super().__init__(
+            f"{connections} client connections are open, the limit", retry_after_s=1, connections=connections
+        )
+
+
+class TooManyTunnels(RouterError):
+    code = "too_many_tunnels"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, tunnels: int) -> None:
+        super().__init__(f"{tunnels} tunnels are open, the limit", retry_after_s=1, tunnels=tunnels)

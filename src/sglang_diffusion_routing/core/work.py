@@ -55,6 +55,19 @@ class Result(IntEnum):
     """The connection broke before the reply was whole."""
     ABANDONED = 5
     """Given up by the client or the router before the worker was done; says nothing about the worker."""
+    SCHEDULER_DIED = 6
+    """The worker's HTTP process said that its scheduler process is gone; nothing ran."""
+
+
+class JobStatus(Enum):
+    """What a worker says of a job."""
+
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    """The worker does not know it, or no longer."""
+    LOST = "lost"
+    """No answer came."""
 
 
 class Waiter(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -99,7 +99,10 @@ class _State(IntEnum):
 
 
 class DownstreamConnection(asyncio.Protocol):
-    """One client's TCP connection."""
+    """One client's TCP connection.
+
+    trusted: the peer is a proxy whose X-Forwarded-* count. forward_lines: those header lines, made once.
+    """
 
     __slots__ = (
         "_body_left",
@@ -117,6 +120,7 @@ class DownstreamConnection(asyncio.Protocol):
         "head",
         "peer",
         "transport",
+        "trusted",
     )
 
     def __init__(self, server: Server) -> None:
@@ -134,12 +138,13 @@ class DownstreamConnection(asyncio.Protocol):
         self.head: RequestHead | None = None
         self.peer = ("", 0)
         self.forward_lines: bytes | None = None
+        self.trusted = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports implement asyncio.Transport without deriving from it.
+        self.transport = cast("asyncio.Transport", transport)
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = (str(peername[0]), int(peername[1]))

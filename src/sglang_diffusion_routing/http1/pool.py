@@ -20,19 +20,20 @@ WRITE_HIGH_WATER_BYTES = 65536
 class Upstreams:
     """All connections to all workers.
 
-    max_connections: of all workers together, 0 for no limit; who finds none waits in order.
+    max_connections: to one worker, 0 for no limit; who finds none waits in order.
     idle_reuse_s: an idle connection older than this is closed instead of used (SGLang's uvicorn closes at 5 s).
     """
 
-    def __init__(self, *, connect_timeout_s: float, idle_reuse_s: float, max_connections: int, max_head_bytes: int):
+    def __init__(
+        self, *, connect_timeout_s: float, idle_reuse_s: float, max_connections: int, max_head_bytes: int
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._idle_reuse_s = idle_reuse_s
         self._max_connections = max_connections
         self._max_head_bytes = max_head_bytes
         self._idle: dict[WorkerId, list[UpstreamConnection]] = {}
         self._open: dict[WorkerId, int] = {}
-        self._total = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[WorkerId, deque[asyncio.Future[UpstreamConnection | None]]] = {}
         self._tls: ssl.SSLContext | None = None
         self._loop = asyncio.get_running_loop()
         self.connects_total = 0
@@ -55,10 +56,12 @@ class Upstreams:
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request, or close it when its reply forbids that."""
         connection.detach()
-        if not connection.reusable or self._waiting or connection.transport.is_closing():
+        if not connection.reusable or connection.transport.is_closing():
             connection.close()
             return
         connection.reused = True
+        if self._waiting and self._hand_over(connection.worker_id, connection):
+            return
         connection.idle_since_s = self._loop.time()
         idle = self._idle.get(connection.worker_id)
         if idle is None:
@@ -85,17 +88,21 @@ class Upstreams:
         on_open: Callable[[UpstreamConnection], None],
         on_failure: Callable[[ConnectFailed], None],
     ) -> None:
-        await self._make_room()
-        self._total += 1
-        self._open[worker_id] = self._open.get(worker_id, 0) + 1
+        while self._max_connections and self.open_connections(worker_id) >= self._max_connections:
+            handed_over = await self._wait_for_one(worker_id)
+            if handed_over is not None and not handed_over.transport.is_closing():
+                on_open(handed_over)
+                return
+        self._open[worker_id] = self.open_connections(worker_id) + 1
         connection = UpstreamConnection(worker_id, self, self._max_head_bytes)
         try:
             await self._connect(connection, url)
-        except BaseException as error:
-            self._forget_one(worker_id)
-            if isinstance(error, ConnectFailed):
-                on_failure(error)
-                return
+        except ConnectFailed as error:
+            self._count_out(worker_id)
+            on_failure(error)
+            return
+        except BaseException:
+            self._count_out(worker_id)
             raise
         self.connects_total += 1
         on_open(connection)
@@ -117,27 +124,31 @@ class Upstreams:
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
 
-    async def _make_room(self) -> None:
-        while self._max_connections and self._total >= self._max_connections:
-            if self._close_one_idle():
-                await asyncio.sleep(0)
-                continue
-            place = self._loop.create_future()
-            self._waiting.append(place)
-            try:
-                await place
-            except asyncio.CancelledError:
-                # The place may have been granted in the same moment: pass it on.
-                if place.cancelled():
-                    self._waiting.remove(place)
-                else:
-                    self._wake_one()
-                raise
+    async def _wait_for_one(self, worker_id: WorkerId) -> UpstreamConnection | None:
+        place: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
+        line = self._waiting.setdefault(worker_id, deque())
+        line.append(place)
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.cancelled():
+                line.remove(place)
+            elif (connection := place.result()) is not None:
+                # Handed over in the same moment.
+                self.give_back(connection)
+            else:
+                self._hand_over(worker_id, None)
+            raise
+        finally:
+            if not line:
+                self._waiting.pop(worker_id, None)
 
-    def _close_one_idle(self) -> bool:
-        for idle in self._idle.values():
-            if idle:
-                idle.pop(0).close()
+    def _hand_over(self, worker_id: WorkerId, connection: UpstreamConnection | None) -> bool:
+        """Give a connection, or the room for one, to who waits first."""
+        for place in self._waiting.get(worker_id, ()):
+            if not place.done():
+                place.set_result(connection)
+                self._waiting[worker_id].remove(place)
                 return True
         return False
 
@@ -146,24 +157,16 @@ class Upstreams:
         idle = self._idle.get(connection.worker_id)
         if idle and connection in idle:
             idle.remove(connection)
-        self._forget_one(connection.worker_id)
+        self._count_out(connection.worker_id)
 
-    def _forget_one(self, worker_id: WorkerId) -> None:
-        self._total -= 1
+    def _count_out(self, worker_id: WorkerId) -> None:
         left = self._open[worker_id] - 1
         if left:
             self._open[worker_id] = left
         else:
             del self._open[worker_id]
             self._idle.pop(worker_id, None)
-        self._wake_one()
-
-    def _wake_one(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
+        self._hand_over(worker_id, None)
 
     def open_connections(self, worker_id: WorkerId) -> int:
         """How many connections to this worker exist, busy and idle."""

@@ -133,13 +133,6 @@ class Exchange:
 
     # the way to a worker
 
-    def connect(self, upstream: UpstreamConnection | None, open_new: asyncio.Task[None] | None = None) -> None:
-        """Use this connection, or wait for the one that is being opened."""
-        if upstream is not None:
-            self.start(upstream)
-        else:
-            self._connecting = open_new
-
     def start(self, upstream: UpstreamConnection) -> None:
         """A connection is there: send the request, as far as it has come."""
         self._connecting = None
@@ -207,7 +200,8 @@ class Exchange:
             self._end(whole=False, head=None)
         else:
             self._kept = None
-            self.phase = Phase.DISCARDING
+            if self.phase != Phase.HOLDING:
+                self.phase = Phase.DISCARDING
             self._resume_upstream()
             self.on_orphaned()
 
@@ -251,14 +245,13 @@ class Exchange:
         if head.status == 101:
             self.on_upgrade(head, span)
             return
-        if self.phase == Phase.DISCARDING:
-            self._discard(head, done)
-            return
         limit = self.hold_limit_bytes(head)
         if limit and (head.content_length if head.content_length is not None else len(span)) <= limit:
             self.phase = Phase.HOLDING
             self._held_head = head
             self._hold(span, done, limit)
+        elif self.phase == Phase.DISCARDING:
+            self._discard(head, done)
         else:
             self._pass_head(head, span, done)
 
@@ -292,8 +285,11 @@ class Exchange:
         self._held = []
         if done and not self.on_held(head, raw):
             return
-        self._held_head = None
-        self._pass_head(head, raw, done)
+        if self.downstream is not None:
+            self._pass_head(head, raw, done)
+        else:
+            self.phase = Phase.DISCARDING
+            self._discard(head, done)
 
     def _pass_head(self, head: ReplyHead, span: bytes, done: bool) -> None:
         downstream = self.downstream

@@ -1,0 +1,1 @@
+"""Which request goes where: routes, leases, failover, jobs."""

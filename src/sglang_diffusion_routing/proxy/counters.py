@@ -1,0 +1,27 @@
+"""Plain integers that the data plane counts and a scrape reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class DataPlaneCounters:
+    """Totals since the start; sizes in bytes.
+
+    requests: by route name and status class ("2xx", ..., "none" when the client left first).
+    refusals: the router's own error replies by code.
+    """
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    bytes_to_workers: int = 0
+    bytes_to_clients: int = 0
+    retries: int = 0
+    orphans: int = 0
+    orphans_now: int = 0
+    tunnels: int = 0
+    tunnels_now: int = 0
+    connections: int = 0
+    connections_now: int = 0

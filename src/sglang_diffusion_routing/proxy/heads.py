@@ -1,0 +1,100 @@
+"""Write the request's head as a worker, or the control app, is to see it."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.errors import LoopDetected
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.request_head import RequestHead
+
+
+class HeadWriter:
+    """Adds what a proxy owes (RFC 9110 §7.6.3, RFC 7239's older X-Forwarded-*, W3C trace context).
+
+    pseudonym: this router's name in `Via`, different for each process so that routers may be chained.
+    """
+
+    def __init__(self) -> None:
+        run = os.urandom(8)
+        self.pseudonym = b"sgld-router-" + run[:4].hex().encode()
+        self._via = b"1.1 " + self.pseudonym
+        self._run = run.hex().encode()
+        self._sequence = count(int.from_bytes(os.urandom(6), "big"))
+        self._targets: dict[WorkerUrl, bytes] = {}
+
+    def check_loop(self, head: RequestHead) -> None:
+        """Raise `LoopDetected` when the request has passed this process before."""
+        for via in head.via:
+            if self.pseudonym in via:
+                raise LoopDetected("the request has passed this router before; a worker URL points back to it")
+
+    def request_id(self, head: RequestHead) -> bytes:
+        """Give the client's X-Request-Id, or a fresh one."""
+        if head.request_id:
+            return head.request_id
+        return b"%b%012x" % (self._run, next(self._sequence))
+
+    def for_worker(
+        self,
+        downstream: DownstreamConnection,
+        head: RequestHead,
+        host: bytes,
+        target: bytes,
+        request_id: bytes,
+    ) -> bytes:
+        """Give the head with its empty line. host: the worker's authority; target: path and query."""
+        parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target, host), *head.lines]
+        if head.chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if head.upgrade is not None:
+            parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
+        if head.request_id is None:
+            parts.append(b"X-Request-Id: %b\r\n" % request_id)
+        if head.traceparent is None:
+            # Flags 00: nobody samples here; the id joins the worker's own spans to this request.
+            sequence = next(self._sequence)
+            parts.append(b"traceparent: 00-%b%016x-%016x-00\r\n" % (self._run, sequence, sequence))
+        forward_lines = downstream.forward_lines
+        if forward_lines is None or head.forwarded_for:
+            forward_lines = self._forwarded(downstream, head)
+        parts.append(forward_lines)
+        if downstream.trusted and head.forwarded_host is not None:
+            parts.append(b"X-Forwarded-Host: %b\r\n" % head.forwarded_host)
+        elif head.host:
+            parts.append(b"X-Forwarded-Host: %b\r\n" % head.host)
+        version = b"1.0 " + self.pseudonym if head.http_10 else self._via
+        parts.append(b"Via: %b\r\n\r\n" % b", ".join([*head.via, version]))
+        return b"".join(parts)
+
+    def _forwarded(self, downstream: DownstreamConnection, head: RequestHead) -> bytes:
+        """Give X-Forwarded-For and -Proto; a client's own count only when the peer is trusted."""
+        peer = downstream.peer[0].encode()
+        if not downstream.trusted:
+            lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+            downstream.forward_lines = lines
+            return lines
+        proto = head.forwarded_proto or b"http"
+        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (b", ".join([*head.forwarded_for, peer]), proto)
+
+
+def with_relative_locations(lines: list[bytes], origin: bytes) -> list[bytes]:
+    """Make a `Location` that names the worker relative, so that the client comes back to the router.
+
+    origin: the worker's "scheme://host:port", lower case.
+    """
+    return [_relative(line, origin) for line in lines]
+
+
+def _relative(line: bytes, origin: bytes) -> bytes:
+    name, _, value = line.partition(b":")
+    if name.lower() not in {b"location", b"content-location"}:
+        return line
+    target = value.strip()
+    size = len(origin)
+    if target[:size].lower() != origin or target[size : size + 1] not in {b"", b"/", b"?", b"#"}:
+        return line
+    path = target[size:]
+    return b"%b: %b\r\n" % (name, path if path[:1] == b"/" else b"/" + path)

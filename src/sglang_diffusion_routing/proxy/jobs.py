@@ -1,0 +1,121 @@
+"""Follow jobs to their end, so that they count as load for as long as they run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sglang_diffusion_routing.core.jobs import status_in
+from sglang_diffusion_routing.core.work import JobStatus, Lease, Result
+from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.proxy.peek import json_string
+from sglang_diffusion_routing.proxy.ports import JobProbe, Leases
+from sglang_diffusion_routing.tasks import spawn
+
+FIRST_POLL_S = 1.0
+LAST_POLL_S = 10.0
+"""A worker is asked after 1 s, then ever more seldom: a GET costs it 2-17 ms, a video takes seconds to minutes."""
+
+
+class _Job:
+    """A job under way, and the lease that it holds."""
+
+    def __init__(self, leases: Leases, kind: str, job_id: str, lease: Lease) -> None:
+        self.kind = kind
+        self.job_id = job_id
+        self.worker = lease.worker
+        self.news = asyncio.Event()
+        self.status = JobStatus.RUNNING
+        self._leases = leases
+        self._lease: Lease | None = lease
+
+    def hear(self, status: JobStatus) -> None:
+        self.status = status
+        self.news.set()
+
+    def release(self, result: Result) -> None:
+        lease = self._lease
+        self._lease = None
+        if lease is not None:
+            lease.holder = None
+            self._leases.release(lease, result)
+
+    # Holder
+
+    def lease_cancelled(self, reason: str) -> None:
+        """The worker is lost, and its jobs with it."""
+        self.release(Result.DIED)
+        self.hear(JobStatus.ENDED)
+
+    def worker_draining(self) -> None:
+        """A drain waits for jobs."""
+
+
+class Jobs:
+    """The jobs that hold a lease now, and who made what."""
+
+    def __init__(self, leases: Leases, probe: JobProbe) -> None:
+        self._leases = leases
+        self._probe = probe
+        self._running: dict[tuple[str, str], _Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def learn(self, kind: str, job_id: str, worker: Worker) -> None:
+        """Remember which worker made a thing."""
+        self._leases.affinity.remember(kind, job_id, worker, self._leases.now_s())
+
+    def watch(self, kind: str, job_id: str, lease: Lease) -> None:
+        """Keep the lease until the job has ended."""
+        job = _Job(self._leases, kind, job_id, lease)
+        lease.holder = job
+        self._running[kind, job_id] = job
+        spawn(self._follow(job), name=f"follow-{kind}")
+
+    def heard(self, kind: str, job_id: str, body: bytes) -> None:
+        """Learn from a client's own question; that spares the worker ours."""
+        job = self._running.get((kind, job_id))
+        if job is not None:
+            job.hear(status_in(json_string(body, "status")))
+
+    def deleted(self, kind: str, job_id: str) -> None:
+        """A deleted job runs on in the engine, but can no longer be asked about."""
+        job = self._running.get((kind, job_id))
+        if job is not None:
+            job.hear(JobStatus.UNKNOWN)
+
+    async def _follow(self, job: _Job) -> None:
+        try:
+            await self._until_ended(job)
+        finally:
+            self._running.pop((job.kind, job.job_id), None)
+            job.release(Result.OK)
+
+    async def _until_ended(self, job: _Job) -> None:
+        delay_s = FIRST_POLL_S
+        while True:
+            try:
+                async with asyncio.timeout(delay_s):
+                    await job.news.wait()
+                status = job.status
+            except TimeoutError:
+                delay_s = min(delay_s * 1.5, LAST_POLL_S)
+                status = await self._probe.status(job.kind, job.job_id, job.worker)
+                if job.news.is_set():
+                    status = job.status
+            job.news.clear()
+            if status is JobStatus.ENDED:
+                return
+            if status is JobStatus.UNKNOWN:
+                await self._wait_for_queue(job)
+                return
+
+    async def _wait_for_queue(self, job: _Job) -> None:
+        """Wait until a call behind the job in its worker's queue has returned, or the worker is lost."""
+        barrier = spawn(self._probe.barrier(job.worker), name="job-barrier")
+        lost = spawn(job.news.wait(), name="job-lost")
+        try:
+            await asyncio.wait({barrier, lost}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            barrier.cancel()
+            lost.cancel()

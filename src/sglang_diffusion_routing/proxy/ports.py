@@ -1,0 +1,51 @@
+"""What the proxy needs of the rooms above it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sglang_diffusion_routing.core.affinity import Affinity
+from sglang_diffusion_routing.core.pool import Pool
+from sglang_diffusion_routing.core.scheduler import Scheduler
+from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, Ticket, Waiter, WorkSpec
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
+
+
+class Leases(Protocol):
+    """The owner of pool and scheduler."""
+
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def scheduler(self) -> Scheduler: ...
+    @property
+    def affinity(self) -> Affinity: ...
+
+    def now_s(self) -> float:
+        """The instant, on the loop's clock."""
+
+    def acquire(self, spec: WorkSpec, waiter: Waiter) -> Lease | Ticket:
+        """Take a lease or a place in the queue; raises `QueueFull`, `NoRoutableWorker`, `NoCapableWorker`."""
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Leave the queue."""
+
+    def release(self, lease: Lease, result: Result, status: int = 0) -> None:
+        """End a lease, once. status: of the worker's reply, 0 when there was none."""
+
+
+class JobLocator(Protocol):
+    """Finds the worker that made a thing whose id the router does not know."""
+
+    async def locate(self, kind: str, job_id: str) -> WorkerId | None:
+        """Ask the workers. kind: "videos", "meshes" or "images"."""
+
+
+class JobProbe(Protocol):
+    """Asks a worker about its jobs."""
+
+    async def status(self, kind: str, job_id: str, worker: Worker) -> JobStatus:
+        """Ask once, within the probe's deadline."""
+
+    async def barrier(self, worker: Worker) -> None:
+        """Return when a call through the worker's queue has come back, so that what was before it is done."""

@@ -1,0 +1,192 @@
+"""The data plane: listens, decides what a request is, and keeps its connections to their deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+
+from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.errors import (
+    MethodNotAllowed,
+    RouterError,
+    ShuttingDown,
+    TooManyConnections,
+    TooManyTunnels,
+)
+from sglang_diffusion_routing.http1.downstream import Conversation, DownstreamConnection
+from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
+from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
+from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
+from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
+from sglang_diffusion_routing.proxy.jobs import Jobs
+from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, Leases
+from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, route
+from sglang_diffusion_routing.proxy.shared import Shared
+from sglang_diffusion_routing.proxy.work import Work
+from sglang_diffusion_routing.settings import Settings
+
+TICK_S = 1.0
+BACKLOG = 4096
+"""A rollout opens all its connections at once; the kernel caps this at net.core.somaxconn."""
+_ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
+class DataPlane:
+    """One listener with all that stands behind it."""
+
+    def __init__(
+        self, settings: Settings, leases: Leases, locator: JobLocator, probe: JobProbe, control_path: str
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._upstreams = Upstreams(
+            connect_timeout_s=settings.connect_timeout_s,
+            idle_reuse_s=settings.idle_reuse_s,
+            max_connections=settings.max_connections,
+            max_head_bytes=settings.max_head_bytes,
+        )
+        self.jobs = Jobs(leases, probe)
+        self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path)
+        self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
+        self._connections: set[DownstreamConnection] = set()
+        self._last_left = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self.limits = settings
+        self.now_s = self._loop.time()
+        self.closing = False
+        self.port = 0
+
+    @property
+    def counters(self) -> DataPlaneCounters:
+        return self._shared.counters
+
+    def open_connections(self, worker_id: WorkerId) -> int:
+        """How many connections for requests to this worker exist."""
+        return self._upstreams.open_connections(worker_id)
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the address cannot be had."""
+        settings = self._shared.settings
+        self._server = await self._loop.create_server(
+            lambda: DownstreamConnection(self), settings.host, settings.port, backlog=BACKLOG
+        )
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        self._tick()
+
+    def stop_accepting(self) -> None:
+        """Take no new connections and no new work; requests under way go on."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Wait up to `grace_s` for the requests under way; tell whether all have ended."""
+        self._shared.tunnels.restart_all()
+        try:
+            async with asyncio.timeout(grace_s):
+                while self._connections:
+                    self._last_left.clear()
+                    await self._last_left.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Break off whatever is left."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.stop_accepting()
+        for connection in list(self._connections):
+            connection.transport.abort()
+        self._upstreams.close_idle()
+        # Aborted transports tell their protocols in the next turns of the loop.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def _tick(self) -> None:
+        now_s = self.now_s = self._loop.time()
+        for connection in list(self._connections):
+            connection.tick(now_s)
+        self._shared.tunnels.tick(now_s, self._shared.settings.tunnel_idle_s)
+        self._upstreams.sweep()
+        self._ticker = self._loop.call_later(TICK_S, self._tick)
+
+    # what the connections ask
+
+    def joined(self, connection: DownstreamConnection) -> bool:
+        """Count a connection in; False when there are too many."""
+        counters = self._shared.counters
+        if len(self._connections) >= self._shared.settings.max_client_connections:
+            connection.refuse(TooManyConnections(len(self._connections)))
+            return False
+        self._connections.add(connection)
+        counters.connections += 1
+        counters.connections_now = len(self._connections)
+        connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        connection.trusted = self._is_trusted(connection.peer[0])
+        return True
+
+    def left(self, connection: DownstreamConnection) -> None:
+        """Count a connection out."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._last_left.set()
+        self._shared.counters.connections_now = len(self._connections)
+
+    def refused(self, error: RouterError) -> None:
+        """Count an error reply of the router's own."""
+        self._shared.counters.refusals[error.code] += 1
+
+    def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation:
+        """Say who deals with a request."""
+        if head.method in {b"CONNECT", b"TRACE"}:
+            raise MethodNotAllowed(head.method.decode(), _ALLOW)
+        if head.target == b"*":
+            return _OptionsAsterisk(connection)
+        shared = self._shared
+        if head.via:
+            shared.heads.check_loop(head)
+        found = route(head.method, head.path, head.query)
+        if found.kind is Kind.CONTROL or found.kind is Kind.JOB:
+            head.upgrade = None
+            return (ControlCall if found.kind is Kind.CONTROL else JobCall)(shared, connection, head, found)
+        if self.closing:
+            raise ShuttingDown
+        if head.upgrade is not None:
+            found = TUNNEL
+            if len(shared.tunnels) >= shared.settings.max_tunnels:
+                raise TooManyTunnels(len(shared.tunnels))
+        return Work(shared, connection, head, found)
+
+    def _is_trusted(self, peer: str) -> bool:
+        if not self._trusted or not peer:
+            return False
+        address = ipaddress.ip_address(peer.partition("%")[0])
+        return any(address in network for network in self._trusted)
+
+
+class _OptionsAsterisk:
+    """Answers `OPTIONS *` by itself."""
+
+    survives_half_close = True
+    reply_begun = False
+
+    def __init__(self, connection: DownstreamConnection) -> None:
+        self._connection = connection
+
+    def client_body(self, span: bytes, done: bool) -> None:
+        if self.reply_begun:
+            return
+        self.reply_begun = True
+        close = self._connection.must_close
+        self._connection.write(OPTIONS_ASTERISK_REPLY % (b"Connection: close\r\n" if close else b""))
+        self._connection.reply_done(close=close)
+
+    def client_gone(self) -> None: ...
+    def client_full(self) -> None: ...
+    def client_writable(self) -> None: ...
+    def client_tunnel(self, data: bytes) -> None: ...
+    def client_tunnel_ended(self) -> None: ...

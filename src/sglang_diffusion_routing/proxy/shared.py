@@ -1,0 +1,98 @@
+"""What all conversations of one data plane share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sglang_diffusion_routing.core.retry import RetryLimits
+from sglang_diffusion_routing.core.work import Lease
+from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.tunnel import Tunnel
+from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
+from sglang_diffusion_routing.proxy.heads import HeadWriter
+from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
+from sglang_diffusion_routing.settings import Settings
+
+
+class JobKeeper(Protocol):
+    """Remembers who made what, and takes over the lease of a job that goes on."""
+
+    def learn(self, kind: str, job_id: str, worker: Worker) -> None:
+        """A reply named a new thing that this worker has made."""
+
+    def watch(self, kind: str, job_id: str, lease: Lease) -> None:
+        """The lease is the keeper's from now on; it ends with the job."""
+
+    def heard(self, kind: str, job_id: str, body: bytes) -> None:
+        """A client has asked for a job's status; this is what the worker said."""
+
+    def deleted(self, kind: str, job_id: str) -> None:
+        """A client has deleted a job, which goes on in the engine nonetheless."""
+
+
+class Tunnels:
+    """The upgraded connections that are open now."""
+
+    def __init__(self, counters: DataPlaneCounters) -> None:
+        self._open: set[Tunnel] = set()
+        self._counters = counters
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, tunnel: Tunnel) -> None:
+        self._open.add(tunnel)
+        self._counters.tunnels += 1
+        self._counters.tunnels_now += 1
+
+    def discard(self, tunnel: Tunnel) -> None:
+        self._open.discard(tunnel)
+        self._counters.tunnels_now = len(self._open)
+
+    def tick(self, now_s: float, idle_s: float) -> None:
+        """Close those that have been silent for `idle_s`."""
+        for tunnel in list(self._open):
+            tunnel.tick(now_s, idle_s)
+
+    def restart_all(self) -> None:
+        """Tell every client to come back, and close."""
+        for tunnel in list(self._open):
+            tunnel.restart_elsewhere()
+
+
+class Shared:
+    """Collaborators and counts."""
+
+    __slots__ = (
+        "control_path",
+        "counters",
+        "heads",
+        "jobs",
+        "leases",
+        "locator",
+        "retry_limits",
+        "settings",
+        "tunnels",
+        "upstreams",
+    )
+
+    def __init__(
+        self,
+        settings: Settings,
+        leases: Leases,
+        upstreams: Upstreams,
+        jobs: JobKeeper,
+        locator: JobLocator,
+        control_path: str,
+    ) -> None:
+        self.settings = settings
+        self.leases = leases
+        self.upstreams = upstreams
+        self.jobs = jobs
+        self.locator = locator
+        self.control_path = control_path
+        self.counters = DataPlaneCounters()
+        self.heads = HeadWriter()
+        self.retry_limits = RetryLimits(retries=settings.retries)
+        self.tunnels = Tunnels(self.counters)

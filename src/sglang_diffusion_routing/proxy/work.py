@@ -1,0 +1,357 @@
+"""One piece of work: lease, relay, maybe another worker, release."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sglang_diffusion_routing.core.retry import Failure, may_retry
+from sglang_diffusion_routing.core.work import Lease, Result, Ticket, WorkSpec
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
+from sglang_diffusion_routing.errors import (
+    BadUpstreamReply,
+    ConnectFailed,
+    RouterError,
+    UpstreamDied,
+    UpstreamTimeout,
+)
+from sglang_diffusion_routing.http1.chunks import decoded
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.relay import READ_AHEAD_BYTES, Exchange, Phase
+from sglang_diffusion_routing.http1.reply_head import ReplyHead
+from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.tunnel import Tunnel
+from sglang_diffusion_routing.http1.upstream import UpstreamConnection
+from sglang_diffusion_routing.proxy.heads import with_relative_locations
+from sglang_diffusion_routing.proxy.peek import form_field, json_string
+from sglang_diffusion_routing.proxy.routes import Route
+from sglang_diffusion_routing.proxy.shared import Shared
+from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
+from sglang_diffusion_routing.settings import OnDisconnect
+
+JOB_REPLY_BYTES = 65536
+"""A job-creating reply is read whole up to this size to learn the job's id; real ones have about 540 bytes."""
+LOOK_BYTES = 4096
+"""An image reply's `id` is its first member, before data of megabytes."""
+TUNNEL_DRAIN_S = 10.0
+"""How long a tunnel may go on after its worker has begun to drain."""
+_RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
+
+
+class Work(Exchange):
+    """A request that needs a worker's time."""
+
+    __slots__ = (
+        "_avoid",
+        "_fresh_only",
+        "_killed",
+        "_last_error",
+        "_lease",
+        "_looked",
+        "_model",
+        "_on_reused",
+        "_queued_s",
+        "_request_id",
+        "_result",
+        "_route",
+        "_shared",
+        "_status",
+        "_ticket",
+        "_timer",
+        "_tunnel",
+        "_worker",
+    )
+
+    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
+        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
+        self._shared = shared
+        self._route = route
+        self._request_id = shared.heads.request_id(head)
+        self._lease: Lease | None = None
+        self._ticket: Ticket | None = None
+        self._worker: Worker | None = None
+        self._model: str | None = None
+        self._avoid: frozenset[WorkerId] = frozenset()
+        self._killed: list[str] = []
+        self._last_error: RouterError | None = None
+        self._fresh_only = False
+        self._on_reused = False
+        self._queued_s = 0.0
+        self._status = 0
+        self._result: Result | None = None
+        self._looked = bytearray() if route.creates == "images" else None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tunnel: Tunnel | None = None
+
+    # towards a lease
+
+    def on_body(self) -> None:
+        if self._ticket is not None or self._lease is not None:
+            return
+        if self.head.has_body and self._shared.leases.scheduler.model_matters:
+            self._model = self._named_model()
+            if self._model is None and not self._seen_enough():
+                return
+        self._ask()
+
+    def _seen_enough(self) -> bool:
+        # With an expectation the body comes only after a worker has said 100.
+        return self.body_done or self.head.expects_continue or self._kept_bytes >= READ_AHEAD_BYTES
+
+    def _named_model(self) -> str | None:
+        raw = b"".join(self.kept_spans)
+        if self.head.chunked:
+            raw = decoded(raw)
+        content_type = self.head.field(b"content-type") or b""
+        if b"multipart/form-data" in content_type.lower():
+            return form_field(raw, content_type, "model")
+        return json_string(raw, "model")
+
+    def _ask(self) -> None:
+        leases = self._shared.leases
+        try:
+            got = leases.acquire(self._spec(), self)
+        except RouterError as error:
+            self.refused(error)
+            return
+        if isinstance(got, Lease):
+            self._go(got)
+        else:
+            self._ticket = got
+
+    def _spec(self) -> WorkSpec:
+        route = self._route
+        head = self.head
+        queue_timeout_s = self._shared.settings.queue_timeout_s
+        body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
+        return WorkSpec(
+            needs=route.needs,
+            model=self._model,
+            creates_job=route.creates_job,
+            skips_queue=route.safe and head.upgrade is None,
+            size_bytes=head.size_bytes + body_bytes,
+            deadline_s=None if queue_timeout_s is None else self._shared.leases.now_s() + queue_timeout_s,
+            avoid=self._avoid,
+        )
+
+    def granted(self, lease: Lease) -> None:
+        """A worker came free."""
+        self._ticket = None
+        self._go(lease)
+
+    def refused(self, error: RouterError) -> None:
+        """No worker will come: answer with what went wrong on the last one, if any was tried."""
+        self._ticket = None
+        self.fail(self._last_error or error)
+
+    def _go(self, lease: Lease) -> None:
+        self._lease = lease
+        self._worker = lease.worker
+        self._queued_s += lease.queued_s
+        self._fresh_only = False
+        lease.holder = self
+        timeout_s = self._shared.settings.timeout_s
+        if timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._timed_out, timeout_s)
+        idle = self.upstreams.take(lease.worker.worker_id)
+        if idle is not None:
+            self.start(idle)
+        else:
+            self._open(lease.worker)
+
+    def _open(self, worker: Worker) -> None:
+        self._connecting = self.upstreams.open(worker.worker_id, worker.url, self.start, self.connect_failed)
+
+    def start(self, upstream: UpstreamConnection) -> None:
+        self._on_reused = upstream.reused
+        super().start(upstream)
+
+    # what the relay asks
+
+    def upstream_head(self) -> bytes:
+        worker = self._worker
+        downstream = self.downstream
+        assert worker is not None
+        assert downstream is not None
+        head = self.head
+        target = head.target
+        if self._route.rewrite is not None:
+            target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
+        return self._shared.heads.for_worker(downstream, head, worker.url.authority, target, self._request_id)
+
+    def reply_lines(self, head: ReplyHead) -> bytes:
+        worker = self._worker
+        assert worker is not None
+        self._status = head.status
+        if head.has_location:
+            head.lines[:] = with_relative_locations(head.lines, worker.worker_id.encode())
+        if self._route.safe:
+            return b""
+        return (
+            b"x-sglang-router-worker: %b\r\nx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n"
+            % (worker.worker_id.encode(), self._queued_s * 1000, worker.weight_version.encode("latin-1", "replace"))
+        )
+
+    def hold_limit_bytes(self, head: ReplyHead) -> int:
+        if is_telling(head.status):
+            return HOLD_BYTES
+        if self._route.creates_job and head.status < 300:
+            return JOB_REPLY_BYTES
+        return 0
+
+    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+        if head.status < 300:
+            self._keep_job(decoded(body) if head.chunked else body)
+            return True
+        self._result = result_of(head.status, body)
+        if self._result not in _RETRIED_REPLIES or self.downstream is None or not (self.replayable and self.body_done):
+            return True
+        self._try_elsewhere(self._result, head.status, None)
+        return False
+
+    def _keep_job(self, body: bytes) -> None:
+        kind = self._route.creates
+        lease = self._lease
+        job_id = json_string(body, "id", "video_id", "job_id")
+        if kind is None or lease is None or not job_id:
+            return
+        self._shared.jobs.learn(kind, job_id, lease.worker)
+        self._lease = None
+        self._shared.jobs.watch(kind, job_id, lease)
+
+    def on_reply_body(self, span: bytes) -> None:
+        looked = self._looked
+        if looked is None:
+            return
+        looked += span[: LOOK_BYTES - len(looked)]
+        image_id = json_string(bytes(looked), "id") if self._status == 200 else None
+        if image_id and self._worker is not None:
+            self._shared.jobs.learn("images", image_id, self._worker)
+        if image_id or len(looked) >= LOOK_BYTES or self._status != 200:
+            self._looked = None
+
+    def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
+        downstream, upstream = self.downstream, self.upstream
+        if self.head.upgrade is None or downstream is None or upstream is None:
+            self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
+            return
+        self.upstream = self.downstream = None
+        self.phase = Phase.RELAYING
+        upstream.become_tunnel()
+        tunnel = self._tunnel = Tunnel(
+            downstream,
+            upstream,
+            is_websocket=self.head.upgrade.lower() == b"websocket",
+            now_s=self._shared.leases.now_s(),
+            on_end=self._tunnel_ended,
+        )
+        self._shared.tunnels.add(tunnel)
+        tunnel.begin(head, self.reply_lines(head), early)
+
+    def _tunnel_ended(self, worker_failed: bool) -> None:
+        if self._tunnel is not None:
+            self._shared.tunnels.discard(self._tunnel)
+        self.worker_failed = worker_failed
+        self._end(whole=not worker_failed, head=None)
+
+    # failures
+
+    def on_connect_failed(self, error: ConnectFailed) -> None:
+        self._last_error = error
+        if may_retry(Failure.CONNECT, len(self._killed), self._shared.retry_limits):
+            self._try_elsewhere(Result.CONNECT_FAILED, 0, error)
+        else:
+            self._result = Result.CONNECT_FAILED
+            self.fail(error)
+
+    def on_died(self, *, replayable: bool) -> None:
+        worker = self._worker
+        assert worker is not None
+        if self._on_reused and replayable and not self._fresh_only:
+            # The worker may have closed an idle connection in the moment it was used: ask it again on a fresh one.
+            self._fresh_only = True
+            self._open(worker)
+            return
+        self._killed.append(str(worker.url))
+        error = UpstreamDied(self._killed)
+        if replayable and may_retry(Failure.DIED, len(self._killed), self._shared.retry_limits):
+            self._try_elsewhere(Result.DIED, 0, error)
+        else:
+            self._result = Result.DIED
+            self.fail(error)
+
+    def _try_elsewhere(self, result: Result, status: int, error: RouterError | None) -> None:
+        assert self._worker is not None
+        self._avoid |= {self._worker.worker_id}
+        self._last_error = error
+        self._result = None
+        self._shared.counters.retries += 1
+        self.retry()
+        self._release(result, status)
+        self._ask()
+
+    def lease_cancelled(self, reason: str) -> None:
+        """The worker is lost: what has not begun to answer goes elsewhere."""
+        if self._tunnel is not None:
+            self._tunnel.close()
+            return
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+            assert self._worker is not None
+            self.on_connect_failed(ConnectFailed(str(self._worker.url), reason))
+            return
+        self._drop_upstream()
+        self._on_reused = False
+        self.upstream_lost(None)
+
+    def worker_draining(self) -> None:
+        """A tunnel would hold up its worker's drain for ever."""
+        if self._tunnel is not None:
+            asyncio.get_running_loop().call_later(TUNNEL_DRAIN_S, self._tunnel.restart_elsewhere)
+
+    def _timed_out(self, timeout_s: float) -> None:
+        """The worker is late: the client is told, the worker stays charged, for it works on."""
+        self._timer = None
+        downstream, worker = self.downstream, self._worker
+        if downstream is None or worker is None or self.reply_begun or self._tunnel is not None:
+            return
+        self.client_gone()
+        downstream.refuse(UpstreamTimeout(str(worker.url), timeout_s), request_id=self._request_id)
+
+    def on_orphaned(self) -> None:
+        settings = self._shared.settings
+        self._shared.counters.orphans += 1
+        if settings.on_disconnect == OnDisconnect.CANCEL:
+            self.give_up()
+            return
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(settings.orphan_timeout_s, self.give_up)
+
+    # the end
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _release(self, result: Result, status: int) -> None:
+        self._cancel_timer()
+        lease = self._lease
+        self._lease = None
+        if lease is not None:
+            lease.holder = None
+            self._shared.leases.release(lease, result, status)
+
+    def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
+        if self._ticket is not None:
+            self._shared.leases.abandon(self._ticket)
+            self._ticket = None
+        status = self._status if head is None else head.status
+        self._shared.counters.requests[self._route.name, f"{status // 100}xx" if status else "none"] += 1
+        result = self._result
+        if result is None:
+            if whole:
+                result = Result.SERVER_ERROR if status >= 500 else Result.OK
+            else:
+                result = Result.DIED if self.worker_failed else Result.ABANDONED
+        self._release(result, status)
