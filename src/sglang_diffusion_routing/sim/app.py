@@ -58,5 +58,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         warmup.cancel()
-        worker.engine.die("the server has shut down")
-        worker.outputs.close()
+        worker.close()

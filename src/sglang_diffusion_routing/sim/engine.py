@@ -6,7 +6,6 @@ done even when nobody waits for it any more.
 
 import asyncio
 import contextlib
-import os
 import queue
 import random
 import threading
@@ -31,10 +30,14 @@ class SchedulerDead(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A piece of work that has ended. Times are Unix seconds; weights are the transformer's checksum while it ran."""
+    """A piece of work that has ended.
+
+    Times are Unix seconds. weights: the transformer's checksum while it ran. samples: how many a generation made.
+    """
 
     id: str
     kind: str
+    samples: int
     queued_s: float
     started_s: float
     finished_s: float
@@ -59,6 +62,7 @@ class Turn:
         self._started_s = time.monotonic()
         self._seconds = 0.0
         self.weights = ""
+        self.samples = 0
 
     def take(self, seconds: float) -> None:
         """Set how long this work takes in all, before speed, jitter and faults; `reach` then spends it."""
@@ -162,11 +166,6 @@ class Engine:
         if seconds > 0 and self._loop is not None:
             self._loop.call_soon_threadsafe(time.sleep, seconds)
 
-    def half_way(self) -> None:
-        """Mark the middle of a generation: the place where a test may want the process to die."""
-        if self.faults.die_in_generation:
-            os._exit(1)
-
     def _serve(self) -> None:
         while (item := self._items.get()) is not None:
             with self._lock:
@@ -188,7 +187,16 @@ class Engine:
             error = caught
         self.done += 1
         self.finished.append(
-            Finished(item.id, item.kind, item.queued_s, started_s, time.time(), turn.weights, ok=error is None)
+            Finished(
+                id=item.id,
+                kind=item.kind,
+                samples=turn.samples,
+                queued_s=item.queued_s,
+                started_s=started_s,
+                finished_s=time.time(),
+                weights=turn.weights,
+                ok=error is None,
+            )
         )
         with contextlib.suppress(InvalidStateError):  # the scheduler died meanwhile
             if error is None:

@@ -11,7 +11,7 @@ from sglang_diffusion_routing.sim.flow import Floats
 COMPRESSION = 1  # the rows are smooth and the file is thrown away soon: speed before size
 
 
-def to_bytes(colours: Floats) -> NDArray[np.uint8]:
+def to_pixels(colours: Floats) -> NDArray[np.uint8]:
     """Turn colours in 0..1, [3, height, width], into pixels, [height, width, 3]."""
     return np.ascontiguousarray(np.rint(colours * 255.0).astype(np.uint8).transpose(1, 2, 0))
 

@@ -14,9 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from sglang_diffusion_routing.sim.settings import MODULE, SimSettings
+from sglang_diffusion_routing.sim.settings import MODULE, READY, SimSettings
 
-READY = "sim worker ready on "
 START_S = 20.0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sglang_diffusion_routing.sim.flow import Floats, Mixture
+from sglang_diffusion_routing.sim.flow import Mixture
 from sglang_diffusion_routing.sim.tensors import Array
 from sglang_diffusion_routing.sim.weights import CHANNELS, WAVES, Tensors, seed_of
 
@@ -68,34 +68,3 @@ def embeddings_of(prompt: str) -> dict[str, Array]:
         "pooled_projections": rng.standard_normal((1, POOLED)).astype(np.float16),
         "encoder_hidden_states": rng.standard_normal((1, TOKENS, EMBEDDING), dtype=np.float32),
     }
-
-
-def decode(latent: Floats, vae: Tensors, *, width: int, height: int) -> Floats:
-    """Turn a latent into colours: float32 in 0..1, [3, height, width] or [3, frames, height, width].
-
-    Channels are mixed linearly, each frame is enlarged eightfold with linear interpolation, and the sum is squashed.
-    A latent frame after the first stands for four frames, as in Wan's VAE.
-    """
-    base = np.random.default_rng(0).standard_normal((3, CHANNELS)) / np.sqrt(CHANNELS)
-    matrix = (base + 0.1 * vae["decoder.weight"] / np.sqrt(CHANNELS)).astype(np.float32)
-    colours = np.tensordot(matrix, latent, axes=(1, 0)) + np.float32(0.1) * vae["decoder.bias"].reshape(
-        (3,) + (1,) * (latent.ndim - 1)
-    )
-    if latent.ndim == 4:
-        colours = np.concatenate([colours[:, :1], np.repeat(colours[:, 1:], 4, axis=1)], axis=1)
-    rows = _interpolation(latent.shape[-2], height)
-    columns = _interpolation(latent.shape[-1], width)
-    large = rows @ colours @ columns.T
-    return np.asarray(1.0 / (1.0 + np.exp(-1.5 * large)), dtype=np.float32)
-
-
-def _interpolation(size: int, target: int) -> Floats:
-    """Give the matrix that enlarges one side linearly: [target, size]; each latent cell covers eight pixels."""
-    centres = np.clip((np.arange(target) + 0.5) / 8.0 - 0.5, 0.0, size - 1.0)
-    below = np.minimum(centres.astype(int), max(size - 2, 0))
-    share = centres - below
-    matrix = np.zeros((target, size), dtype=np.float32)
-    index = np.arange(target)
-    matrix[index, below] = 1.0 - share
-    matrix[index, np.minimum(below + 1, size - 1)] += share
-    return matrix

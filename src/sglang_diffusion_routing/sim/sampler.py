@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sglang_diffusion_routing.sim import sde
+from sglang_diffusion_routing.sim.decoder import Decoder
 from sglang_diffusion_routing.sim.flow import TRAIN_STEPS, Floats, Mixture, sigma_grid
-from sglang_diffusion_routing.sim.prompts import LatentShape, decode, mixture_of
+from sglang_diffusion_routing.sim.prompts import LatentShape, mixture_of
 from sglang_diffusion_routing.sim.weights import Tensors
 
 OnStep = Callable[[int], None]
@@ -80,16 +81,15 @@ class Plan:
 class Sample:
     """One sample of a run.
 
-    With T steps and a latent of shape L, latent: the final one, L. colours: in 0..1, [3, height, width] or
-    [3, frames, height, width]. log_probs: [T]. noises, means, model_outputs: [T, *L]. stds: [T, 1]. trajectory: [up to
-    T + 1, *L]. timesteps: as many as latents in the trajectory. sigmas: [T + 1]. All are float32; what was not asked
-    for is None.
+    With T steps and a latent of shape L, latent: the final one, L. log_probs: [T]. noises, means, model_outputs:
+    [T, *L]. stds: [T, 1]. trajectory: [up to T + 1, *L]. timesteps: as many as latents in the trajectory. sigmas:
+    [T + 1]. All are float32; what was not asked for is None.
     """
 
     seed: int
     latent: Floats
-    colours: Floats
     sigmas: Floats
+    decoder: Decoder
     log_probs: Floats | None = None
     noises: Floats | None = None
     means: Floats | None = None
@@ -97,6 +97,22 @@ class Sample:
     model_outputs: Floats | None = None
     trajectory: Floats | None = None
     timesteps: Floats | None = None
+
+    def colours(self) -> Floats:
+        """Decode all of it: in 0..1, [3, height, width], or for a video [3, frames, height, width]."""
+        if self.latent.ndim == 3:
+            return self.decoder(self.latent)
+        return np.stack([self.decoder(self.latent[:, index]) for index in self.frames()], axis=1)
+
+    def frames(self) -> list[int]:
+        """Give the latent frame of each frame: each after the first stands for four, as in Wan's VAE."""
+        return [0, *(index for index in range(1, self.latent.shape[1]) for _ in range(4))]
+
+    def pictures(self) -> list[Floats]:
+        """Decode each latent frame once, an image's only one too: [3, height, width] each."""
+        if self.latent.ndim == 3:
+            return [self.decoder(self.latent)]
+        return [self.decoder(self.latent[:, index]) for index in range(self.latent.shape[1])]
 
 
 @dataclass(slots=True)
@@ -116,7 +132,7 @@ class _Run:
 
 
 def sample(plan: Plan, transformer: Tensors, vae: Tensors, on_step: OnStep) -> list[Sample]:
-    """Run all steps of all outputs together, then decode.
+    """Run all steps of all outputs together.
 
     Args:
         on_step: called after each step with the number of steps done.
@@ -135,7 +151,8 @@ def sample(plan: Plan, transformer: Tensors, vae: Tensors, on_step: OnStep) -> l
         on_step(step + 1)
     for run in runs:
         _record(run, plan.rollout, plan.steps, 0.0)
-    return [_finish(run, plan, sigmas, vae) for run in runs]
+    decoder = Decoder(vae, width=plan.width, height=plan.height)
+    return [_finish(run, plan, sigmas, decoder) for run in runs]
 
 
 def _start(seed: int, size: int) -> _Run:
@@ -185,11 +202,9 @@ def _record(run: _Run, rollout: RolloutPlan | None, index: int, timestep: float)
         run.timesteps.append(timestep)
 
 
-def _finish(run: _Run, plan: Plan, sigmas: Floats, vae: Tensors) -> Sample:
+def _finish(run: _Run, plan: Plan, sigmas: Floats, decoder: Decoder) -> Sample:
     dims = plan.latent_shape.dims
-    latent = run.x.reshape(dims)
-    colours = decode(latent, vae, width=plan.width, height=plan.height)
-    result = Sample(seed=run.seed, latent=latent, colours=colours, sigmas=sigmas)
+    result = Sample(seed=run.seed, latent=run.x.reshape(dims), sigmas=sigmas, decoder=decoder)
     if plan.rollout is None:
         return result
     result.log_probs = np.asarray(run.log_probs, dtype=np.float32)

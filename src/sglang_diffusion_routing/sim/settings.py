@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sglang_diffusion_routing.sim.profiles import PROFILES, Profile
 
 MODULE = "sglang_diffusion_routing.sim"
+READY = "sim worker ready on "  # how the one line that a process prints begins; its address follows
 
 
 class SimSettings(BaseModel):

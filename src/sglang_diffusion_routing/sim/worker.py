@@ -3,12 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sglang_diffusion_routing.sim.engine import Engine, Turn
 from sglang_diffusion_routing.sim.faults import Faults
-from sglang_diffusion_routing.sim.jobs import OutputFolder, Shelf
+from sglang_diffusion_routing.sim.jobs import Made, OutputFolder, Shelf
 from sglang_diffusion_routing.sim.model import Model, Outcome
 from sglang_diffusion_routing.sim.sampler import GenerationFailed, Plan, Sample, sample
 from sglang_diffusion_routing.sim.settings import SimSettings
@@ -30,23 +29,20 @@ class RefitWhileAsleep(Exception):
     """Weights cannot be loaded from disk into a sleeping worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class Made(Generic[T]):
-    """What a generation made.
-
-    weights: checksum of the transformer that it ran on, read when it ran. seconds: how long it ran.
-    """
-
-    value: T
-    weights: str
-    seconds: float
+class CannotDie(ValueError):
+    """A worker that lives in somebody else's process was told to end it."""
 
 
 class Worker:
-    """All of a worker but its HTTP surface."""
+    """All of a worker but its HTTP surface.
 
-    def __init__(self, settings: SimSettings) -> None:
+    Args:
+        exit_process: ends the worker as a crash would, from any thread; None when it cannot be ended alone.
+    """
+
+    def __init__(self, settings: SimSettings, *, exit_process: Callable[[], None] | None = None) -> None:
         self.settings = settings
+        self._exit_process = exit_process
         self.name = settings.name or f"sim-{settings.port}"
         self.faults = Faults()
         self.engine = Engine(settings, self.faults)
@@ -62,6 +58,37 @@ class Worker:
         self.requests: Counter[str] = Counter()
         if settings.warmup_seconds == 0:
             self.warm.set()
+
+    def close(self) -> None:
+        """Give up all work and remove temporary files."""
+        self.engine.die("the server has shut down")
+        self.outputs.close()
+
+    def set_faults(self, **changes: Any) -> None:
+        """Put faults in force, on the event loop; the same from Python as over HTTP.
+
+        Raises:
+            ValidationError: an unknown fault or a value out of bounds; nothing is changed.
+            CannotDie: the worker has no process to end.
+        """
+        checked = Faults(**{**self.faults.model_dump(), **changes})
+        if (checked.die or checked.die_in_generation) and self._exit_process is None:
+            raise CannotDie("this worker has no process of its own to end")
+        for name in changes:
+            setattr(self.faults, name, getattr(checked, name))
+        if checked.die:
+            self.exit()
+        if checked.scheduler_dead and self.engine.failure is None:
+            self.engine.die(SCHEDULER_EXITED)
+        if checked.hang:
+            self.awake.clear()
+        else:
+            self.awake.set()
+
+    def exit(self) -> None:
+        """End the process at once."""
+        if self._exit_process is not None:
+            self._exit_process()
 
     @property
     def gpu_uuid(self) -> str:
@@ -103,14 +130,15 @@ class Worker:
             raise GenerationFailed(
                 f"{plan.width}x{plan.height} is larger than the model's {profile.max_side} pixels a side"
             )
+        turn.samples = len(plan.seeds)
         mpx_steps = plan.megapixels * plan.steps * (plan.frames or 1) * len(plan.seeds)
         turn.take(self.settings.overhead_seconds + self.settings.seconds_per_mpx_step * mpx_steps)
         turn.block_loop(self.settings.block_event_loop)
         on_progress(0.0)
 
         def on_step(done: int) -> None:
-            if done == (plan.steps + 1) // 2:
-                self.engine.half_way()
+            if done == (plan.steps + 1) // 2 and self.faults.die_in_generation:
+                self.exit()
             turn.reach((1.0 - profile.decode_share) * done / plan.steps)
             on_progress(done / plan.steps)
 

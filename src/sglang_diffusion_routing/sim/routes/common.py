@@ -1,18 +1,21 @@
-"""What several families of routes share: the worker, request ids, stamps, and the checks of sampling parameters."""
+"""What several families of routes share: the worker, stamps, jobs, padding, and the checks of sampling parameters."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.requests import HTTPConnection
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 
+from sglang_diffusion_routing.sim.jobs import Job
 from sglang_diffusion_routing.sim.profiles import Profile
 from sglang_diffusion_routing.sim.sampler import Plan, RolloutPlan
-from sglang_diffusion_routing.sim.worker import Made, Worker
+from sglang_diffusion_routing.sim.worker import Worker
 
 DEFAULT_SEED = 42  # configs/sample/sampling_params.py
 MOST_OUTPUTS = 10
 PADDING_BLOCK = bytes(range(256)) * 256
+STAMP = "x-sim-weights"
 
 
 def _worker(connection: HTTPConnection) -> Worker:
@@ -23,9 +26,9 @@ def _worker(connection: HTTPConnection) -> Worker:
 TheWorker = Annotated[Worker, Depends(_worker)]
 
 
-def stamp(made: Made[Any]) -> dict[str, str]:
-    """Give the header that says on which weights a reply's work ran."""
-    return {"x-sim-weights": made.weights}
+def stamp(weights: str) -> dict[str, str]:
+    """Give the header that says on which weights a reply's work ran; none when it has not run."""
+    return {STAMP: weights} if weights else {}
 
 
 def refused(message: str, status: int = 400) -> JSONResponse:
@@ -42,6 +45,31 @@ def padding(worker: Worker) -> bytes:
 def bad_request(message: str) -> HTTPException:
     """Refuse what the client sent."""
     return HTTPException(status_code=400, detail=message)
+
+
+def found(job: Job | None, noun: str) -> Job:
+    """Give the job, or say that there is none: never made here, forgotten and deleted look the same."""
+    if job is None:
+        raise HTTPException(status_code=404, detail=f"{noun} not found")
+    return job
+
+
+def shown(job: Job) -> JSONResponse:
+    """Show a job as it is now."""
+    return JSONResponse(job.shown, headers=stamp(job.weights))
+
+
+def file_of(job: Job, noun: str, variant: str | None, media_type: str) -> FileResponse:
+    """Send a file of a completed job, or the range of it that was asked for.
+
+    Args:
+        variant: which of several outputs, from 0; None is the first.
+    """
+    index = 0 if variant is None else int(variant) if variant.isdecimal() else -1
+    if not 0 <= index < len(job.files) or not job.files[index].is_file():
+        raise HTTPException(status_code=404, detail=f"{noun} variant {variant} not found")
+    path: Path = job.files[index]
+    return FileResponse(path, media_type=media_type, filename=path.name, headers=stamp(job.weights))
 
 
 def require_output(profile: Profile, output: str) -> None:
@@ -124,6 +152,14 @@ def _parse_size(size: str) -> tuple[int, int]:
     return width, height
 
 
-def client_header(request: Request, name: str) -> str:
-    """Read one request header, lower-cased; empty when it is absent."""
-    return request.headers.get(name, "").lower()
+def is_multipart(request: Request) -> bool:
+    """Say whether the body is a form."""
+    return "multipart/form-data" in request.headers.get("content-type", "").lower()
+
+
+async def lenient_json(request: Request) -> dict[str, Any]:
+    """Read a JSON object; what is none counts as an empty one, as SGLang's job routes have it."""
+    try:
+        return dict(await request.json() or {})
+    except (ValueError, TypeError):
+        return {}

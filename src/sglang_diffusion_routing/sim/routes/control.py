@@ -9,9 +9,8 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import ValidationError
 
-from sglang_diffusion_routing.sim.faults import Faults
 from sglang_diffusion_routing.sim.routes.common import PADDING_BLOCK, TheWorker
-from sglang_diffusion_routing.sim.worker import SCHEDULER_EXITED, Worker
+from sglang_diffusion_routing.sim.worker import CannotDie
 
 MOST_BYTES = 1 << 33
 
@@ -54,29 +53,10 @@ async def set_faults(request: Request, worker: TheWorker) -> dict[str, Any]:
     """Change some faults; an unknown name or a bad value is 422 and changes nothing."""
     body = await request.json()
     try:
-        set_on(worker, **body)
-    except (ValidationError, TypeError) as error:
+        worker.set_faults(**body)
+    except (ValidationError, CannotDie, TypeError) as error:
         raise HTTPException(status_code=422, detail=str(error)) from error
     return worker.faults.model_dump()
-
-
-def set_on(worker: Worker, **changes: Any) -> None:
-    """Put faults in force; the same from Python as over HTTP.
-
-    Raises:
-        ValidationError: an unknown fault or a value out of bounds; nothing is changed.
-    """
-    checked = Faults(**{**worker.faults.model_dump(), **changes})
-    for name in changes:
-        setattr(worker.faults, name, getattr(checked, name))
-    if worker.faults.die:
-        os._exit(1)
-    if worker.faults.scheduler_dead and worker.engine.failure is None:
-        worker.engine.die(SCHEDULER_EXITED)
-    if worker.faults.hang:
-        worker.awake.clear()
-    else:
-        worker.awake.set()
 
 
 @router.api_route("/echo", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

@@ -19,22 +19,14 @@ from fastapi.responses import JSONResponse
 
 from sglang_diffusion_routing.sim import png
 from sglang_diffusion_routing.sim.engine import SchedulerDead
+from sglang_diffusion_routing.sim.routes.bodies import NativeRequest
 from sglang_diffusion_routing.sim.routes.common import TheWorker, padding, plan_of, require_image_input, stamp
-from sglang_diffusion_routing.sim.routes.rollout import RolloutRequest, rollout_plan
+from sglang_diffusion_routing.sim.routes.rollout import rollout_plan
 from sglang_diffusion_routing.sim.sampler import Plan, Sample
 from sglang_diffusion_routing.sim.tensors import npy_base64
 from sglang_diffusion_routing.sim.worker import JobFailed, Worker
 
 router = APIRouter(include_in_schema=False)
-
-
-class NativeRequest(RolloutRequest):
-    """A rollout's fields and two switches; without `rollout` or `get_log_probs` the steps are Euler's."""
-
-    rollout: bool = False
-    rollout_debug_mode: bool = False
-    get_latents: bool = False
-    get_log_probs: bool = False
 
 
 @router.post("/v1/diffusion/generate")
@@ -52,7 +44,7 @@ async def generate(body: NativeRequest, worker: TheWorker) -> JSONResponse:
         raise HTTPException(status_code=500, detail=f"Generation failed: {error}") from error
     except JobFailed as error:
         raise HTTPException(status_code=500, detail=str(error)) from error
-    return JSONResponse(made.value, headers=stamp(made))
+    return JSONResponse(made.value, headers=stamp(made.weights))
 
 
 def _plan(body: NativeRequest, worker: Worker) -> Plan:
@@ -77,10 +69,9 @@ def _plan(body: NativeRequest, worker: Worker) -> Plan:
 
 
 def _reply(body: NativeRequest, worker: Worker, request_id: str, made: Sample, seconds: float) -> dict[str, Any]:
-    colours = made.colours if made.colours.ndim == 3 else made.colours[:, 0]
     reply: dict[str, Any] = {
         "id": request_id,
-        "output_b64": base64.b64encode(png.encode(png.to_bytes(colours))).decode(),
+        "output_b64": base64.b64encode(png.encode(png.to_pixels(made.pictures()[0]))).decode(),
         "output_format": "png",
         "prompt": body.prompt,
         "seed": made.seed,

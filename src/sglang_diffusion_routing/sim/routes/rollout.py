@@ -2,15 +2,15 @@
 
 import math
 import uuid
-from typing import Annotated, Any
+from typing import Any
 
 import msgpack
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
 
 from sglang_diffusion_routing.sim.engine import SchedulerDead
 from sglang_diffusion_routing.sim.prompts import embeddings_of
+from sglang_diffusion_routing.sim.routes.bodies import RolloutRequest
 from sglang_diffusion_routing.sim.routes.common import (
     TheWorker,
     bad_request,
@@ -25,38 +25,6 @@ from sglang_diffusion_routing.sim.tensors import Array, packed
 from sglang_diffusion_routing.sim.worker import JobFailed, Worker
 
 router = APIRouter(prefix="/rollout")
-
-
-class RolloutRequest(BaseModel):
-    """A rollout as SGLang takes it (entrypoints/post_training/io_struct.py); unknown fields are ignored.
-
-    Guidance, frames per second, devices and log suppression are taken and mean nothing to the simulated model.
-    """
-
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int | None = None
-    generator_device: str = "cuda"
-    width: int | None = None
-    height: int | None = None
-    num_inference_steps: int | None = None
-    num_outputs_per_prompt: int | None = None
-    guidance_scale: float | None = None
-    true_cfg_scale: float | None = None
-    num_frames: int | None = None
-    fps: int | None = None
-    rollout: bool = True
-    rollout_sde_type: str = "sde"
-    rollout_noise_level: Annotated[float, Field(allow_inf_nan=True)] = 0.7
-    rollout_log_prob_no_const: bool = False
-    rollout_debug_mode: bool = True
-    rollout_return_denoising_env: bool = False
-    rollout_return_dit_trajectory: bool = False
-    rollout_sde_step_indices: list[int] | None = None
-    rollout_return_step_indices: list[int] | None = None
-    image_path: list[str] | None = None
-    suppress_logs: bool = False
-    extra_sampling_params: dict[str, Any] | None = None
 
 
 @router.post("/generate", response_class=Response)
@@ -78,7 +46,7 @@ async def generate(body: RolloutRequest, worker: TheWorker) -> Response:
         raise HTTPException(status_code=500, detail=str(error)) from error
     if body.seed is None:
         raise TypeError("the reply's seed must be an integer")  # unhandled, as the real worker's own check is
-    return Response(made.value, media_type="application/msgpack", headers=stamp(made))
+    return Response(made.value, media_type="application/msgpack", headers=stamp(made.weights))
 
 
 def _plan(body: RolloutRequest, worker: Worker) -> Plan:
@@ -138,7 +106,7 @@ def _entry(body: RolloutRequest, worker: Worker, request_id: str, made: Sample, 
         "request_id": request_id,
         "prompt": body.prompt,
         "seed": body.seed,
-        "generated_output": packed(made.colours),
+        "generated_output": packed(made.colours()),
         "rollout_log_probs": _packed(made.log_probs),
         "rollout_debug_tensors": debug if made.noises is not None else None,
         "denoising_env": _environment(body) if body.rollout and body.rollout_return_denoising_env else None,
