@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from enum import IntEnum
+from enum import Enum
 from typing import Protocol, cast
 
 import httptools
@@ -21,6 +21,8 @@ from sglang_diffusion_routing.http1.partial import HeadInProgress
 from sglang_diffusion_routing.http1.replies import error_reply
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head, request_error
 
+JOIN_BYTES = 16384
+"""Up to here one `write` of joined bytes costs the kernel less than a `writev` of two (2 of 14 microseconds)."""
 PIPELINE_BYTES = 65536
 """Bytes of later requests that are read ahead while one is under way."""
 LINGER_S = 2.0
@@ -86,7 +88,7 @@ class Server(Protocol):
     def left(self, connection: DownstreamConnection) -> None: ...
 
 
-class _State(IntEnum):
+class _State(Enum):
     HEAD = 0
     """Waiting for, or reading, a request's head."""
     BODY = 1
@@ -96,6 +98,9 @@ class _State(IntEnum):
     TUNNEL = 3
     LINGER = 4
     """Everything is answered; reading until the client closes."""
+
+
+_HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
 
 
 class DownstreamConnection(asyncio.Protocol):
@@ -125,7 +130,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._partial: HeadInProgress | None = None
         self._pending = b""
         self._body_left = 0
@@ -153,28 +158,28 @@ class DownstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state == _State.HEAD:
+        if state is _HEAD:
             self._read_head(data)
-        elif state == _State.BODY:
+        elif state is _BODY:
             self._quiet_since_s = self._server.now_s
             self._read_body(data)
-        elif state == _State.REPLY:
+        elif state is _REPLY:
             self._pending += data
             if len(self._pending) > PIPELINE_BYTES:
                 self.pause_body()
-        elif state == _State.TUNNEL and self.conversation is not None:
+        elif state is _TUNNEL and self.conversation is not None:
             self.conversation.client_tunnel(data)
 
     def eof_received(self) -> bool:
         conversation = self.conversation
         if conversation is None:
             return False
-        if self._state == _State.TUNNEL:
+        if self._state is _TUNNEL:
             conversation.client_tunnel_ended()
             return True
         # A client that closes and one that only shuts down its sending side look alike; nearly all are the
         # former, and a generation for nobody costs a GPU.
-        return conversation.survives_half_close and self._state == _State.REPLY
+        return conversation.survives_half_close and self._state is _REPLY
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.left(self)
@@ -266,7 +271,7 @@ class DownstreamConnection(asyncio.Protocol):
             done = self._chunks.done
         else:
             done = True
-        self._state = _State.REPLY if done else _State.BODY
+        self._state = _REPLY if done else _BODY
         self._pending = rest
         try:
             conversation = self._server.converse(self, head)
@@ -287,7 +292,7 @@ class DownstreamConnection(asyncio.Protocol):
                 conversation.client_body(data, False)
                 return
             self._body_left = 0
-            self._state = _State.REPLY
+            self._state = _REPLY
             if left < 0:
                 self._pending = data[left:]
                 data = data[:left]
@@ -299,7 +304,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._break_off(conversation, error)
             return
         if chunks.done:
-            self._state = _State.REPLY
+            self._state = _REPLY
         conversation.client_body(span, chunks.done)
 
     def _break_off(self, conversation: Conversation, error: RouterError) -> None:
@@ -333,15 +338,19 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.write(span)
 
     def write_both(self, head: bytes, span: bytes) -> None:
-        """Send a reply's head and its first bytes, uncopied."""
-        if not self.transport.is_closing():
+        """Send a reply's head and its first bytes; more than a little is not copied."""
+        if self.transport.is_closing():
+            return
+        if len(span) <= JOIN_BYTES:
+            self.transport.write(head + span)
+        else:
             self.transport.writelines((head, span))
 
     @property
     def must_close(self) -> bool:
         """Whether this reply is the connection's last, so that it has to say so."""
         head = self.head
-        return head is None or not head.keep_alive or self._state != _State.REPLY or self._server.closing
+        return head is None or not head.keep_alive or self._state is not _REPLY or self._server.closing
 
     @property
     def is_full(self) -> bool:
@@ -354,7 +363,7 @@ class DownstreamConnection(asyncio.Protocol):
         if close:
             self._linger()
             return
-        self._state = _State.HEAD
+        self._state = _HEAD
         self.head = None
         self._quiet_since_s = self._server.now_s
         if self._pending:
@@ -364,7 +373,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.resume_body()
 
     def _next(self) -> None:
-        if self._state != _State.HEAD or self.transport.is_closing():
+        if self._state is not _HEAD or self.transport.is_closing():
             return
         data, self._pending = self._pending, b""
         self.resume_body()
@@ -380,8 +389,8 @@ class DownstreamConnection(asyncio.Protocol):
         self.reply_done(close=close)
 
     def _linger(self) -> None:
-        unread = self._state in {_State.BODY, _State.HEAD} or bool(self._pending)
-        self._state = _State.LINGER
+        unread = self._state in {_BODY, _HEAD} or bool(self._pending)
+        self._state = _LINGER
         self._pending = b""
         self._partial = None
         transport = self.transport
@@ -402,7 +411,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def become_tunnel(self) -> bytes:
         """Pass raw bytes from now on; gives those that came before the worker agreed."""
-        self._state = _State.TUNNEL
+        self._state = _TUNNEL
         early, self._pending = self._pending, b""
         self.resume_body()
         return early
@@ -419,17 +428,17 @@ class DownstreamConnection(asyncio.Protocol):
         limits = self._server.limits
         state = self._state
         quiet_s = now_s - self._quiet_since_s
-        if state == _State.HEAD:
+        if state is _HEAD:
             if self._partial is not None:
                 if quiet_s > limits.client_head_timeout_s:
                     limit_s = limits.client_head_timeout_s
                     self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
             elif quiet_s > limits.client_idle_timeout_s:
                 self.transport.close()
-        elif state == _State.LINGER:
+        elif state is _LINGER:
             if quiet_s > LINGER_S:
                 self.transport.abort()
-        elif state == _State.BODY and self._reading and quiet_s > limits.client_body_timeout_s:
+        elif state is _BODY and self._reading and quiet_s > limits.client_body_timeout_s:
             limit_s = limits.client_body_timeout_s
             if self.conversation is not None:
                 error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from sglang_diffusion_routing.errors import BadFraming, BadHeader, BadHost, UnknownCoding
 
@@ -47,6 +47,7 @@ ROUTER_PREFIX = b"x-sglang-router-"
 NEVER_IN_TRAILERS = HOP_BY_HOP | {b"content-length", b"host", b"expect"}
 """Fields that a trailer section must not carry (RFC 9110 §6.5.1)."""
 
+_USUAL_TOKENS = {word: frozenset({word.lower()}) for word in (b"keep-alive", b"Keep-Alive", b"close", b"Close")}
 _UNLISTED = frozenset({b"close", b"keep-alive", b"upgrade"})
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -73,8 +74,10 @@ def checked_host(value: bytes) -> bytes:
     return value
 
 
-def connection_tokens(values: Iterable[bytes]) -> frozenset[bytes]:
+def connection_tokens(values: Sequence[bytes]) -> frozenset[bytes]:
     """Split Connection fields into lower-case tokens."""
+    if len(values) == 1 and (known := _USUAL_TOKENS.get(values[0])) is not None:
+        return known
     tokens = set()
     for value in values:
         for token in value.lower().split(b","):
@@ -85,9 +88,9 @@ def connection_tokens(values: Iterable[bytes]) -> frozenset[bytes]:
 
 def without_nominated(lines: list[bytes], tokens: frozenset[bytes]) -> list[bytes]:
     """Drop the header lines whose fields Connection names (RFC 9110 §7.6.1)."""
-    named = tokens - _UNLISTED
-    if not named:
+    if tokens <= _UNLISTED:
         return lines
+    named = tokens - _UNLISTED
     return [line for line in lines if line.partition(b":")[0].lower() not in named]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from enum import IntEnum
+from enum import Enum
 from typing import Protocol, cast
 
 import httptools
@@ -11,6 +11,7 @@ import httptools
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import BadRequest
 from sglang_diffusion_routing.http1.chunks import ChunkedBody
+from sglang_diffusion_routing.http1.downstream import JOIN_BYTES
 from sglang_diffusion_routing.http1.partial import HeadInProgress
 from sglang_diffusion_routing.http1.reply_head import ReplyHead, parse_reply_head
 
@@ -49,12 +50,15 @@ class ConnectionPool(Protocol):
     def lost(self, connection: UpstreamConnection) -> None: ...
 
 
-class _Mode(IntEnum):
+class _Mode(Enum):
     HEAD = 0
     LENGTH = 1
     CHUNKED = 2
     UNTIL_CLOSE = 3
     TUNNEL = 4
+
+
+_HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _TUNNEL = _Mode
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -94,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.decode_chunks = False
         self._pool = pool
         self._max_head_bytes = max_head_bytes
-        self._mode = _Mode.HEAD
+        self._mode = _HEAD
         self._partial: HeadInProgress | None = None
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
@@ -106,8 +110,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.reusable = False
         self.bytes_received = 0
         self._to_head = to_head
-        self._mode = _Mode.HEAD
-        self.transport.writelines(spans)
+        self._mode = _HEAD
+        if len(spans) < 3 and len(spans[-1]) <= JOIN_BYTES:
+            self.transport.write(b"".join(spans))
+        else:
+            self.transport.writelines(spans)
 
     def write(self, span: bytes) -> None:
         """Send more of the request."""
@@ -122,7 +129,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def become_tunnel(self) -> None:
         """Hand on raw bytes from now on."""
-        self._mode = _Mode.TUNNEL
+        self._mode = _TUNNEL
 
     def close(self) -> None:
         """Close at once; nothing more is told to the sink."""
@@ -143,11 +150,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.bytes_received += len(data)
         mode = self._mode
-        if mode == _Mode.HEAD:
+        if mode is _HEAD:
             self._read_head(sink, data)
-        elif mode == _Mode.LENGTH:
+        elif mode is _LENGTH:
             self._read_sized(sink, data)
-        elif mode == _Mode.CHUNKED:
+        elif mode is _CHUNKED:
             self._read_chunked(sink, data)
         else:
             sink.reply_went_on(data, False)
@@ -225,7 +232,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reusable = head.keep_alive and head.status < 500
         status = head.status
         if status == 101:
-            self._mode = _Mode.TUNNEL
+            self._mode = _TUNNEL
             sink.reply_began(head, rest, False)
         elif self._to_head or status in {204, 304} or head.content_length == 0:
             self._end_at_once(sink, head, rest)
@@ -234,7 +241,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif head.chunked:
             self._begin_chunked(sink, head, rest)
         else:
-            self._mode = _Mode.UNTIL_CLOSE
+            self._mode = _UNTIL_CLOSE
             sink.reply_began(head, rest, False)
 
     def _end_at_once(self, sink: ReplySink, head: ReplyHead, rest: bytes) -> None:
@@ -247,7 +254,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert length is not None
         surplus = len(rest) - length
         if surplus < 0:
-            self._mode = _Mode.LENGTH
+            self._mode = _LENGTH
             self._remaining = -surplus
         elif surplus > 0:
             self.reusable = False
@@ -255,7 +262,7 @@ class UpstreamConnection(asyncio.Protocol):
         sink.reply_began(head, rest, surplus >= 0)
 
     def _begin_chunked(self, sink: ReplySink, head: ReplyHead, rest: bytes) -> None:
-        self._mode = _Mode.CHUNKED
+        self._mode = _CHUNKED
         chunks = self._chunks = ChunkedBody([] if self.decode_chunks else None)
         try:
             span, surplus = self._feed(chunks, rest)
@@ -272,7 +279,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Keep a tunnel half open; let anything else close."""
-        if self.sink is not None and self._mode == _Mode.TUNNEL:
+        if self.sink is not None and self._mode is _TUNNEL:
             self.sink.upstream_ended()
             return True
         return False
@@ -283,7 +290,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.lost(self)
         if sink is None:
             return
-        if self._mode == _Mode.UNTIL_CLOSE and exc is None:
+        if self._mode is _UNTIL_CLOSE and exc is None:
             self.reusable = False
             sink.reply_went_on(b"", True)
         else:

@@ -30,14 +30,13 @@ STATUS_BYTES = 65536
 class Call(Exchange):
     """A request that goes to one given place; a failure there is the client's to see."""
 
-    __slots__ = ("_request_id", "_route", "_shared", "_status")
+    _status = 0
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
         self._shared = shared
         self._route = route
         self._request_id = shared.heads.request_id(head)
-        self._status = 0
 
     def name(self) -> str:
         """Name the place, for errors."""
@@ -59,17 +58,13 @@ class Call(Exchange):
 
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
         status = self._status if head is None else head.status
-        self._shared.counters.requests[self._route.name, f"{status // 100}xx" if status else "none"] += 1
+        self._shared.counters.requests[self._route.name][status // 100] += 1
 
 
 class ControlCall(Call):
     """A request that the control app answers, over its Unix socket."""
 
-    __slots__ = ()
-
-    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
-        super().__init__(shared, downstream, head, route)
-        self.survives_half_close = True
+    survives_half_close = True
 
     def on_body(self) -> None:
         if self._connecting is not None:
@@ -101,12 +96,8 @@ class ControlCall(Call):
 class JobCall(Call):
     """A request for something that one worker has made."""
 
-    __slots__ = ("_asked", "_worker")
-
-    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
-        super().__init__(shared, downstream, head, route)
-        self._worker: Worker | None = None
-        self._asked = False
+    _worker: Worker | None = None
+    _asked = False
 
     def on_body(self) -> None:
         if self._asked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 class DataPlaneCounters:
     """Totals since the start; sizes in bytes.
 
-    requests: by route name and status class ("2xx", ..., "none" when the client left first).
+    requests: by route name a list of counts, whose index is the status class: 2 for 2xx, 0 when there was no reply.
     refusals: the router's own error replies by code.
     """
 
-    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    requests: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 10))
     refusals: Counter[str] = field(default_factory=Counter)
     bytes_to_workers: int = 0
     bytes_to_clients: int = 0

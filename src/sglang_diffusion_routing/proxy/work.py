@@ -40,47 +40,29 @@ _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
 class Work(Exchange):
     """A request that needs a worker's time."""
 
-    __slots__ = (
-        "_avoid",
-        "_fresh_only",
-        "_killed",
-        "_last_error",
-        "_lease",
-        "_looked",
-        "_model",
-        "_on_reused",
-        "_queued_s",
-        "_request_id",
-        "_result",
-        "_route",
-        "_shared",
-        "_status",
-        "_ticket",
-        "_timer",
-        "_tunnel",
-        "_worker",
-    )
+    _lease: Lease | None = None
+    _ticket: Ticket | None = None
+    _worker: Worker | None = None
+    _model: str | None = None
+    _avoid: frozenset[WorkerId] = frozenset()
+    _killed: tuple[str, ...] = ()
+    _last_error: RouterError | None = None
+    _fresh_only = False
+    _on_reused = False
+    _queued_s = 0.0
+    _status = 0
+    _result: Result | None = None
+    _looked: bytearray | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _tunnel: Tunnel | None = None
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
         self._shared = shared
         self._route = route
         self._request_id = shared.heads.request_id(head)
-        self._lease: Lease | None = None
-        self._ticket: Ticket | None = None
-        self._worker: Worker | None = None
-        self._model: str | None = None
-        self._avoid: frozenset[WorkerId] = frozenset()
-        self._killed: list[str] = []
-        self._last_error: RouterError | None = None
-        self._fresh_only = False
-        self._on_reused = False
-        self._queued_s = 0.0
-        self._status = 0
-        self._result: Result | None = None
-        self._looked = bytearray() if route.creates == "images" else None
-        self._timer: asyncio.TimerHandle | None = None
-        self._tunnel: Tunnel | None = None
+        if route.creates == "images":
+            self._looked = bytearray()
 
     # towards a lease
 
@@ -271,8 +253,8 @@ class Work(Exchange):
             self._fresh_only = True
             self._open(worker)
             return
-        self._killed.append(str(worker.url))
-        error = UpstreamDied(self._killed)
+        self._killed += (str(worker.url),)
+        error = UpstreamDied(list(self._killed))
         if replayable and may_retry(Failure.DIED, len(self._killed), self._shared.retry_limits):
             self._try_elsewhere(Result.DIED, 0, error)
         else:
@@ -347,7 +329,7 @@ class Work(Exchange):
             self._shared.leases.abandon(self._ticket)
             self._ticket = None
         status = self._status if head is None else head.status
-        self._shared.counters.requests[self._route.name, f"{status // 100}xx" if status else "none"] += 1
+        self._shared.counters.requests[self._route.name][status // 100] += 1
         result = self._result
         if result is None:
             if whole:
