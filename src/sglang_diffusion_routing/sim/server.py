@@ -64,7 +64,8 @@ def serve(settings: SimSettings) -> None:
     """
     with bound(settings) as listener:
         worker = Worker(with_port(settings, listener), exit_process=_exit)
-        _Announced(config_of(worker), url_of(listener)).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again once it has ended well
+            _Announced(config_of(worker), url_of(listener)).run(sockets=[listener])
 
 
 def _exit() -> None:
