@@ -23,6 +23,7 @@ class WorkSpec:
     """One piece of work as the scheduler sees it.
 
     needs: capability asked for.
+    route: name of the route, of a bounded set.
     model: served model id that the request names, None if it names none (or it does not matter).
     creates_job: the reply comes at once and the work goes on; never held back by the cap.
     skips_queue: GET, HEAD and OPTIONS of the catch-all: no cap, no queue, sleeping workers too.
@@ -32,6 +33,7 @@ class WorkSpec:
     """
 
     needs: Needs = Needs.ANY
+    route: str = ""
     model: str | None = None
     creates_job: bool = False
     skips_queue: bool = False

@@ -1,7 +1,7 @@
 """One request and its reply: bytes both ways with back-pressure, ended exactly once.
 
 An `Exchange` stands between a client's connection and a worker's. It knows nothing of leases or routes: what
-happens at the turns of its life is up to a subclass, by the methods that begin with `on_`.
+happens at the `Turns` of its life is up to a subclass.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.turns import Turns
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 
 READ_AHEAD_BYTES = 65536
@@ -40,7 +41,7 @@ class Phase(Enum):
 _WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _ENDED = Phase
 
 
-class Exchange:
+class Exchange(Turns):
     """One request under way.
 
     replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
@@ -114,6 +115,10 @@ class Exchange:
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
         """The exchange is over, once. whole: the reply came to its end, so the worker is done with the work."""
         raise NotImplementedError
+
+    def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
+        """The worker switched protocols; `early` are its first raw bytes."""
+        self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
 
     # the way to a worker
 

@@ -53,6 +53,13 @@ def _decode(token: bytes) -> str:
         return ""
 
 
+def named_model(prefix: bytes, content_type: bytes) -> str | None:
+    """Find the `model` that a request names in the beginning of its body, JSON or a multipart form."""
+    if b"multipart/form-data" in content_type.lower():
+        return form_field(prefix, content_type, "model")
+    return json_string(prefix, "model")
+
+
 def form_field(prefix: bytes, content_type: bytes, name: str) -> str | None:
     """Find a text field of a multipart form, of which `prefix` is the beginning; None when it is not in there."""
     match = _BOUNDARY.search(content_type)

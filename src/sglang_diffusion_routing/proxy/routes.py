@@ -63,7 +63,7 @@ WORK: dict[tuple[bytes, bytes], Route] = {
 
 CONTROL = Route(Kind.CONTROL, "control")
 CATCH_ALL = Route(Kind.WORK, "other")
-CATCH_ALL_SAFE = Route(Kind.WORK, "other", safe=True)
+CATCH_ALL_SAFE = Route(Kind.WORK, "other_read", safe=True)
 TUNNEL = Route(Kind.WORK, "tunnel")
 
 _CONTROL_PATHS = frozenset(

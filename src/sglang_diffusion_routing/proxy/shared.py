@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sglang_diffusion_routing.core.retry import RetryLimits
-from sglang_diffusion_routing.core.work import Lease
+from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.tunnel import Tunnel
@@ -62,7 +62,10 @@ class Tunnels:
 
 
 class Shared:
-    """Collaborators and counts."""
+    """Collaborators and counts.
+
+    specs: those that many requests have in common, by route name and size in KiB; at most routes x 129 of them.
+    """
 
     __slots__ = (
         "control_path",
@@ -73,6 +76,7 @@ class Shared:
         "locator",
         "retry_limits",
         "settings",
+        "specs",
         "tunnels",
         "upstreams",
     )
@@ -93,6 +97,7 @@ class Shared:
         self.locator = locator
         self.control_path = control_path
         self.counters = DataPlaneCounters()
+        self.specs: dict[tuple[str, int], WorkSpec] = {}
         self.heads = HeadWriter()
         self.retry_limits = RetryLimits(retries=settings.retries)
         self.tunnels = Tunnels(self.counters)

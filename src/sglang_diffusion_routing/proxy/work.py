@@ -22,7 +22,7 @@ from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.heads import with_relative_locations
-from sglang_diffusion_routing.proxy.peek import form_field, json_string
+from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
@@ -50,6 +50,7 @@ class Work(Exchange):
     _fresh_only = False
     _on_reused = False
     _queued_s = 0.0
+    _weight_version = b""
     _status = 0
     _result: Result | None = None
     _looked: bytearray | None = None
@@ -83,10 +84,7 @@ class Work(Exchange):
         raw = b"".join(self.kept_spans)
         if self.head.chunked:
             raw = decoded(raw)
-        content_type = self.head.field(b"content-type") or b""
-        if b"multipart/form-data" in content_type.lower():
-            return form_field(raw, content_type, "model")
-        return json_string(raw, "model")
+        return named_model(raw, self.head.field(b"content-type") or b"")
 
     def _ask(self) -> None:
         leases = self._shared.leases
@@ -101,17 +99,31 @@ class Work(Exchange):
             self._ticket = got
 
     def _spec(self) -> WorkSpec:
-        route = self._route
+        """Say what is asked for; plain requests share theirs, for making one costs as much as finding a worker."""
+        shared = self._shared
         head = self.head
-        queue_timeout_s = self._shared.settings.queue_timeout_s
         body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
+        size_kib = (head.size_bytes + body_bytes + 1023) // 1024
+        queue_timeout_s = shared.settings.queue_timeout_s
+        if queue_timeout_s is not None or self._model is not None or self._avoid:
+            deadline_s = None if queue_timeout_s is None else shared.leases.now_s() + queue_timeout_s
+            return self._make_spec(size_kib, deadline_s)
+        key = (self._route.name, size_kib)
+        spec = shared.specs.get(key)
+        if spec is None:
+            spec = shared.specs[key] = self._make_spec(size_kib, None)
+        return spec
+
+    def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
+        route = self._route
         return WorkSpec(
             needs=route.needs,
+            route=route.name,
             model=self._model,
             creates_job=route.creates_job,
-            skips_queue=route.safe and head.upgrade is None,
-            size_bytes=head.size_bytes + body_bytes,
-            deadline_s=None if queue_timeout_s is None else self._shared.leases.now_s() + queue_timeout_s,
+            skips_queue=route.safe,
+            size_bytes=size_kib * 1024,
+            deadline_s=deadline_s,
             avoid=self._avoid,
         )
 
@@ -128,6 +140,7 @@ class Work(Exchange):
     def _go(self, lease: Lease) -> None:
         self._lease = lease
         self._worker = lease.worker
+        self._weight_version = (lease.worker.weight_version or "unknown").encode("latin-1", "replace")
         self._queued_s += lease.queued_s
         self._fresh_only = False
         lease.holder = self
@@ -170,7 +183,7 @@ class Work(Exchange):
             return b""
         return (
             b"x-sglang-router-worker: %b\r\nx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n"
-            % (worker.worker_id.encode(), self._queued_s * 1000, worker.weight_version.encode("latin-1", "replace"))
+            % (worker.worker_id.encode(), self._queued_s * 1000, self._weight_version)
         )
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:

@@ -1,0 +1,51 @@
+"""The turns of an exchange's life at which its owner decides."""
+
+# ruff: noqa: B027 (a turn that is not abstract need not be of interest)
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.reply_head import ReplyHead
+
+
+class Turns(ABC):
+    """What a kind of exchange does when something happens; what is not abstract need not be of interest to it."""
+
+    def on_body(self) -> None:
+        """More of the request's body has come while no worker is there for it."""
+
+    @abstractmethod
+    def upstream_head(self) -> bytes:
+        """Give the request's head as the worker gets it."""
+
+    def reply_lines(self, head: ReplyHead) -> bytes:
+        """Give the header lines that are added to the reply's."""
+        return b""
+
+    def hold_limit_bytes(self, head: ReplyHead) -> int:
+        """Tell up to which size this reply is to be seen whole before the client sees any of it; 0: not at all."""
+        return 0
+
+    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+        """A held reply is whole: True passes it on, False swallows it (another attempt is under way)."""
+        return True
+
+    def on_reply_body(self, span: bytes) -> None:
+        """Bytes of a reply's body are about to go to the client."""
+
+    @abstractmethod
+    def on_connect_failed(self, error: ConnectFailed) -> None:
+        """Nothing has been sent: another worker may be tried."""
+
+    @abstractmethod
+    def on_died(self, *, replayable: bool) -> None:
+        """The worker's connection broke before a reply head; the client still waits."""
+
+    def on_orphaned(self) -> None:
+        """The client has left and the reply is awaited for the worker's sake."""
+
+    @abstractmethod
+    def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
+        """The exchange is over, once. whole: the reply came to its end, so the worker is done with the work."""
