@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
-from ..errors import RouterError
-from .worker import Worker, WorkerId
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
+from sglang_diffusion_routing.errors import RouterError
 
 
 class Needs(Enum):

@@ -1,0 +1,258 @@
+"""What happened to workers, and what was asked for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang_diffusion_routing.core.health import ProbeFailure
+from sglang_diffusion_routing.core.worker import Capability, RequestId, WorkerId
+from sglang_diffusion_routing.core.worker_url import WorkerUrl
+
+# Asked for by a person, a trainer or the command line.
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRegistered:
+    """A worker was named. Named again, nothing changes, but a removal that still drains is called off."""
+
+    url: WorkerUrl
+    labels: tuple[tuple[str, str], ...] = ()
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalRequested:
+    """Remove a worker once its work has ended, or at once and with its work cancelled (`force`)."""
+
+    worker_id: WorkerId
+    force: bool = False
+    request: RequestId | None = None
+    drain_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRequested:
+    """Give a worker no more work until it is woken."""
+
+    worker_id: WorkerId
+    request: RequestId | None = None
+    drain_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefitRequested:
+    """Load other weights into a worker once its work has ended."""
+
+    worker_id: WorkerId
+    refit_id: str
+    version: str
+    request: RequestId | None = None
+    drain_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SleepRequested:
+    """Put a worker to sleep once its work has ended."""
+
+    worker_id: WorkerId
+    request: RequestId | None = None
+    drain_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WakeRequested:
+    """Wake a sleeping worker, or call off what a worker drains for."""
+
+    worker_id: WorkerId
+    request: RequestId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRequested:
+    """An operator takes a worker out; its work goes on, and only the operator brings it back."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineLifted:
+    """An operator gives a worker back to its probes."""
+
+    worker_id: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class MaxConcurrencySet:
+    """A worker's own cap; None for the router's, 0 for no cap."""
+
+    worker_id: WorkerId
+    max_concurrency: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsSet:
+    """A worker's labels; `group` names its weight group."""
+
+    worker_id: WorkerId
+    labels: tuple[tuple[str, str], ...]
+
+
+# Seen on the wire. The incarnation says of which registration; news of an earlier one changes nothing.
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityLearned:
+    """A worker said what it makes, or was asked and did not say. Comes before its first `ProbeSucceeded`."""
+
+    worker_id: WorkerId
+    incarnation: int
+    capability: Capability
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSucceeded:
+    """A worker answered its probe with 200."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """A worker's probe failed.
+
+    in_flight: leases it holds; a busy worker's time-out is excused for a while.
+    answered_s: instant at which it last completed a reply to work (`Scheduler.answered_s`).
+    """
+
+    worker_id: WorkerId
+    incarnation: int
+    failure: ProbeFailure
+    in_flight: int = 0
+    answered_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    """Work could not reach a worker, or its connection died.
+
+    failure: REFUSED or ENGINE_DIED are failures at once; None, as for a broken connection, asks for a probe.
+    """
+
+    worker_id: WorkerId
+    incarnation: int
+    failure: ProbeFailure | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkKeptFailing:
+    """A worker failed its work again and again while another did the same kind well (core/blackhole.py)."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFoundAsleep:
+    """A worker answered work with "sleeping". granted_s: instant of that work's lease."""
+
+    worker_id: WorkerId
+    incarnation: int
+    granted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelLost:
+    """The silent connection to a worker ended, or could not be opened.
+
+    connections: other connections to it that are still open; with any, it was only a cut.
+    """
+
+    worker_id: WorkerId
+    incarnation: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker's process has ended, for certain. reason: what its holders are told."""
+
+    worker_id: WorkerId
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestarted:
+    """Another process answers at a worker's address, for certain."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDrained:
+    """A draining worker's last lease has ended, or it had none."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+# How a remote command ended. The id says which, and a late answer changes nothing.
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSucceeded:
+    """The worker did it."""
+
+    worker_id: WorkerId
+    command_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """The worker said no; `success: false` in a 200 counts.
+
+    unchanged: of a refit, whether its checksums are as before; None if nobody could tell.
+    """
+
+    worker_id: WorkerId
+    command_id: int
+    reason: str
+    unchanged: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLost:
+    """No answer came: whether the worker did it is unknown."""
+
+    worker_id: WorkerId
+    command_id: int
+    reason: str
+
+
+Event = (
+    WorkerRegistered
+    | RemovalRequested
+    | HoldRequested
+    | RefitRequested
+    | SleepRequested
+    | WakeRequested
+    | QuarantineRequested
+    | QuarantineLifted
+    | MaxConcurrencySet
+    | LabelsSet
+    | CapabilityLearned
+    | ProbeSucceeded
+    | ProbeFailed
+    | WorkFailed
+    | WorkKeptFailing
+    | WorkFoundAsleep
+    | SentinelLost
+    | WorkerDied
+    | WorkerRestarted
+    | WorkerDrained
+    | CommandSucceeded
+    | CommandRefused
+    | CommandLost
+)

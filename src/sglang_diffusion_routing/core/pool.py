@@ -1,0 +1,333 @@
+"""The workers: events in, commands out. The only writer of a `Worker`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatchmethod
+
+from sglang_diffusion_routing.core import commands as do
+from sglang_diffusion_routing.core import events as ev
+from sglang_diffusion_routing.core import health
+from sglang_diffusion_routing.core.commands import Command, Outcome
+from sglang_diffusion_routing.core.events import Event
+from sglang_diffusion_routing.core.health import FATAL, HealthLimits, ProbeFailure
+from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
+from sglang_diffusion_routing.core.transitions import Transitions
+from sglang_diffusion_routing.core.weights import Unversioned
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Worker, WorkerId
+from sglang_diffusion_routing.errors import UnknownWorker
+
+
+class Pool(Transitions):
+    """The workers, moved by events."""
+
+    def __init__(self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
+        super().__init__(limits, drain_limit_s)
+        self._incarnations = 0
+
+    def handle(self, event: Event, now_s: float) -> list[Command]:
+        """Take in what happened and say what is to be done.
+
+        Raises:
+            UnknownWorker: something was asked of a worker that is not registered.
+            Conflict: the worker's state does not allow it; nothing was changed.
+        """
+        self._begin()
+        self._take(event, now_s)
+        return self._commands
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Give up the drains whose limit has passed."""
+        self._begin()
+        for worker in list(self._workers.values()):
+            if worker.drain_deadline_s is not None and worker.drain_deadline_s <= now_s:
+                self._happen(worker, Trigger.DRAIN_EXPIRED, now_s, "the drain limit has passed")
+        return self._commands
+
+    # What was asked for.
+
+    @singledispatchmethod
+    def _take(self, event: Event, now_s: float) -> None:
+        raise TypeError(f"no event: {event!r}")
+
+    @_take.register
+    def _registered(self, event: ev.WorkerRegistered, now_s: float) -> None:
+        worker_id = WorkerId(str(event.url))
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            self._incarnations += 1
+            worker = Worker(
+                worker_id,
+                event.url,
+                self._incarnations,
+                now_s,
+                labels=event.labels,
+                max_concurrency=event.max_concurrency,
+                since_s=now_s,
+                sleep_first=self.asleep,
+            )
+            self._workers[worker_id] = worker
+        elif worker.intent is Intent.REMOVE:
+            self._ask(worker, Order(Trigger.WAKE), now_s)
+        elif worker.next_order is not None and worker.next_order.trigger is Trigger.REMOVE:
+            self._answer(worker, worker.next_order, Outcome.SUPERSEDED)
+            worker.next_order = None
+        worker.vitals = replace(worker.vitals, probe_due_s=now_s)
+        self._commands.append(do.ProbeWorker(worker_id, worker.incarnation))
+        self._judge(worker)
+
+    @_take.register
+    def _removal_requested(self, event: ev.RemovalRequested, now_s: float) -> None:
+        trigger = Trigger.FORCE_REMOVE if event.force else Trigger.REMOVE
+        self._ask(self._known(event.worker_id), self._order(trigger, event.request, event.drain_limit_s), now_s)
+
+    @_take.register
+    def _hold_requested(self, event: ev.HoldRequested, now_s: float) -> None:
+        order = self._order(Trigger.HOLD, event.request, event.drain_limit_s)
+        self._ask(self._known(event.worker_id), order, now_s)
+
+    @_take.register
+    def _sleep_requested(self, event: ev.SleepRequested, now_s: float) -> None:
+        order = self._order(Trigger.SLEEP, event.request, event.drain_limit_s)
+        self._ask(self._known(event.worker_id), order, now_s)
+
+    @_take.register
+    def _refit_requested(self, event: ev.RefitRequested, now_s: float) -> None:
+        order = self._order(Trigger.REFIT, event.request, event.drain_limit_s)
+        order = replace(order, refit_id=event.refit_id, version=event.version)
+        self._ask(self._known(event.worker_id), order, now_s)
+
+    @_take.register
+    def _wake_requested(self, event: ev.WakeRequested, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        self._ask(worker, self._order(Trigger.WAKE, event.request, None), now_s)
+        if worker.state not in {WorkerState.RELEASING, WorkerState.SLEEPING}:
+            worker.sleep_first = False
+            self._touch(worker)
+
+    @_take.register
+    def _quarantine_requested(self, event: ev.QuarantineRequested, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        worker.vitals = health.quarantined_by_operator(worker.vitals)
+        self._touch(worker)
+
+    @_take.register
+    def _quarantine_lifted(self, event: ev.QuarantineLifted, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        if worker.health is Health.QUARANTINED:
+            self._doubt(worker, now_s)
+
+    @_take.register
+    def _max_concurrency_set(self, event: ev.MaxConcurrencySet, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        worker.max_concurrency = event.max_concurrency
+        self._touch(worker)
+
+    @_take.register
+    def _labels_set(self, event: ev.LabelsSet, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        worker.labels = event.labels
+        self._judge(worker)
+
+    # What was seen.
+
+    @_take.register
+    def _capability_learned(self, event: ev.CapabilityLearned, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is not None:
+            worker.capability = replace(event.capability, learned=True)
+            self._judge(worker)
+
+    @_take.register
+    def _probe_succeeded(self, event: ev.ProbeSucceeded, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is None:
+            return
+        worker.vitals = health.succeeded(worker.vitals, now_s, self._limits)
+        if not worker.watched:
+            worker.watched = True
+            self._commands.append(do.OpenSentinel(worker.worker_id, worker.incarnation))
+        self._touch(worker)
+        if worker.sleep_first:
+            self._put_to_sleep_first(worker, now_s)
+
+    def _put_to_sleep_first(self, worker: Worker, now_s: float) -> None:
+        if worker.state is WorkerState.SLEEPING:
+            self._ask(worker, self._order(Trigger.FOUND_AWAKE, None, None), now_s)
+        elif worker.state is WorkerState.ACTIVE:
+            fleet_sleeps = self.asleep
+            worker.sleep_first = False
+            self._touch(worker)
+            if fleet_sleeps:
+                self._ask(worker, self._order(Trigger.SLEEP, None, None), now_s)
+
+    @_take.register
+    def _probe_failed(self, event: ev.ProbeFailed, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is None:
+            return
+        limits, vitals = self._limits, worker.vitals
+        fatal = event.failure in FATAL
+        if worker.state is WorkerState.SLEEPING and not fatal:
+            worker.vitals = replace(vitals, probe_due_s=now_s + limits.interval_s)
+            return
+        busy = event.in_flight > 0 or worker.state in COMMANDED
+        if event.failure is ProbeFailure.TIMED_OUT and busy:
+            excused = health.excused(vitals, now_s, event.answered_s, limits)
+            if excused is not None:
+                worker.vitals = excused
+                return
+            fatal = True
+        self._fail(worker, now_s, f"its probe failed: {event.failure.value}", fatal=fatal)
+
+    @_take.register
+    def _work_failed(self, event: ev.WorkFailed, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is None:
+            return
+        if event.failure is not None:
+            self._fail(worker, now_s, f"its work failed: {event.failure.value}", fatal=event.failure in FATAL)
+        if worker.health is not Health.QUARANTINED:
+            self._probe_now(worker, now_s)
+
+    def _fail(self, worker: Worker, now_s: float, why: str, *, fatal: bool) -> None:
+        worker.vitals = health.failed(worker.vitals, now_s, self._limits)
+        self._touch(worker)
+        given_up = worker.health is Health.QUARANTINED and (
+            not worker.vitals.sticky or worker.vitals.failures >= self._limits.threshold
+        )
+        if fatal and given_up:
+            self._commands.append(do.CancelLeases(worker.worker_id, why))
+
+    @_take.register
+    def _work_kept_failing(self, event: ev.WorkKeptFailing, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is None or self._routable <= {worker.incarnation} or worker.incarnation not in self._routable:
+            return
+        # Its probes may well succeed (worker health can lie), so it is not asked at once.
+        worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_max_s, self._limits)
+        self._touch(worker)
+
+    @_take.register
+    def _work_found_asleep(self, event: ev.WorkFoundAsleep, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        # Work from before the last change says nothing about what the worker does since.
+        if worker is not None and event.granted_s >= worker.since_s:
+            self._happen(worker, Trigger.FOUND_ASLEEP, now_s)
+
+    @_take.register
+    def _sentinel_lost(self, event: ev.SentinelLost, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is None:
+            return
+        worker.watched = False
+        if event.connections > 0:
+            if worker.health is not Health.QUARANTINED:
+                self._probe_now(worker, now_s)
+            return
+        # Perhaps another process answers there by now, and that one would be awake and have no refit.
+        if worker.loaded is not Unversioned.SUSPECT:
+            worker.loaded = Unversioned.BASE
+        worker.sleep_first = worker.sleep_first or worker.state is WorkerState.SLEEPING
+        if worker.health is Health.HEALTHY:
+            self._doubt(worker, now_s)
+        self._judge(worker)
+
+    @_take.register
+    def _worker_died(self, event: ev.WorkerDied, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is not None:
+            worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_first_s, self._limits)
+            self._replaced(worker, event.reason)
+
+    @_take.register
+    def _worker_restarted(self, event: ev.WorkerRestarted, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is not None:
+            if not worker.vitals.sticky:
+                self._doubt(worker, now_s)
+            self._replaced(worker, "it was restarted")
+
+    def _replaced(self, worker: Worker, why: str) -> None:
+        worker.loaded = Unversioned.BASE
+        worker.capability = Capability()
+        worker.sleep_first = worker.sleep_first or worker.state in {WorkerState.RELEASING, WorkerState.SLEEPING}
+        self._commands.append(do.CancelLeases(worker.worker_id, why))
+        self._judge(worker)
+
+    @_take.register
+    def _drained(self, event: ev.WorkerDrained, now_s: float) -> None:
+        worker = self._same(event.worker_id, event.incarnation)
+        if worker is not None:
+            self._happen(worker, Trigger.DRAINED, now_s)
+
+    # How a command ended.
+
+    @_take.register
+    def _command_succeeded(self, event: ev.CommandSucceeded, now_s: float) -> None:
+        worker = self._commanded(event.worker_id, event.command_id)
+        if worker is None:
+            return
+        order = worker.order
+        self._happen(worker, Trigger.SUCCEEDED, now_s)
+        if order is not None and order.version is not None:
+            worker.loaded = order.version
+            group = worker.weight_group
+            if group is not None and self.ledger.succeeded(group, order.version):
+                for other in self._workers.values():
+                    self._judge(other)
+            self._judge(worker)
+
+    @_take.register
+    def _command_refused(self, event: ev.CommandRefused, now_s: float) -> None:
+        worker = self._commanded(event.worker_id, event.command_id)
+        if worker is None:
+            return
+        if worker.state is WorkerState.UPDATING and event.unchanged is not True:
+            worker.loaded = Unversioned.SUSPECT
+        self._judge(worker)
+        self._happen(worker, Trigger.REFUSED, now_s, event.reason)
+
+    @_take.register
+    def _command_lost(self, event: ev.CommandLost, now_s: float) -> None:
+        worker = self._commanded(event.worker_id, event.command_id)
+        if worker is None:
+            return
+        if worker.state is WorkerState.UPDATING:
+            worker.loaded = Unversioned.SUSPECT
+        self._judge(worker)
+        self._happen(worker, Trigger.LOST, now_s, event.reason)
+
+    # What the handlers share.
+
+    def _known(self, worker_id: WorkerId) -> Worker:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            raise UnknownWorker(worker_id)
+        return worker
+
+    def _same(self, worker_id: WorkerId, incarnation: int) -> Worker | None:
+        worker = self._workers.get(worker_id)
+        return worker if worker is not None and worker.incarnation == incarnation else None
+
+    def _commanded(self, worker_id: WorkerId, command_id: int) -> Worker | None:
+        worker = self._workers.get(worker_id)
+        return worker if worker is not None and worker.command_id == command_id else None
+
+    def _order(self, trigger: Trigger, request: RequestId | None, drain_limit_s: float | None) -> Order:
+        return Order(
+            trigger,
+            () if request is None else (request,),
+            drain_limit_s=self._drain_limit_s if drain_limit_s is None else drain_limit_s,
+        )
+
+    def _doubt(self, worker: Worker, now_s: float) -> None:
+        worker.vitals = health.doubted(worker.vitals, now_s)
+        self._commands.append(do.ProbeWorker(worker.worker_id, worker.incarnation))
+        self._touch(worker)
+
+    def _probe_now(self, worker: Worker, now_s: float) -> None:
+        """Ask for a probe, unless one is due or under way already."""
+        if worker.vitals.probe_due_s > now_s:
+            worker.vitals = replace(worker.vitals, probe_due_s=now_s)
+            self._commands.append(do.ProbeWorker(worker.worker_id, worker.incarnation))
