@@ -37,6 +37,17 @@ def test_a_bad_worker_url_is_refused() -> None:
         Settings(worker_urls=("ftp://a",))
 
 
+def test_allowed_workers_are_names_addresses_and_networks() -> None:
+    entries = ("gpu-1.cluster.local", "10.1.2.3", "10.0.0.0/8", "2001:db8::/32")
+    assert Settings(allow_worker=entries).allow_worker == entries
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.1/8", "http://a", "a/b", "-x"])
+def test_other_allowed_workers_are_refused(entry: str) -> None:
+    with pytest.raises(ValidationError, match="is neither a host name, an address nor a network"):
+        Settings(allow_worker=("localhost", entry))
+
+
 @pytest.mark.parametrize(
     ("settings", "level"),
     [

@@ -125,24 +125,3 @@ def test_a_lone_address_is_a_network_of_one() -> None:
 def test_what_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"must hold addresses or networks like 10\.0\.0\.0/8"):
         units.read_network(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "pattern"),
-    [
-        ("GPU-1.Cluster.local.", "gpu-1.cluster.local"),
-        ("localhost", "localhost"),
-        ("10.0.0.0/8", "10.0.0.0/8"),
-        ("10.1.2.3", "10.1.2.3/32"),
-        ("2001:DB8:0::1", "2001:db8::1/128"),
-        ("gpu_1", "gpu_1"),
-    ],
-)
-def test_a_host_pattern_is_read_in_canonical_form(text: str, pattern: str) -> None:
-    assert units.read_host_pattern(text) == pattern
-
-
-@pytest.mark.parametrize("text", ["300.1.1.1", "10.0.0.1/8", "-x", "a..b", "http://a", "a/b", "a:1", ""])
-def test_what_is_no_host_pattern_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="must hold host names, addresses or networks"):
-        units.read_host_pattern(text)

@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
-from sglang_diffusion_routing.core.worker import WorkerUrl
-from sglang_diffusion_routing.errors import InvalidWorkerUrl
+from sglang_diffusion_routing.core.address import AllowList
+from sglang_diffusion_routing.core.worker_url import WorkerUrl
+from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.settings.units import (
     Bytes,
     Count,
-    HostPatterns,
     Networks,
     OptionalCount,
     OptionalSeconds,
@@ -90,7 +90,7 @@ class Settings(BaseModel):
     )
 
     worker_urls: Words = _setting("Workers", (), "workers to register at the start", word="URL")
-    allow_worker: HostPatterns = _setting(
+    allow_worker: Words = _setting(
         "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
     )
     max_connections: Count = _setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
@@ -167,6 +167,16 @@ class Settings(BaseModel):
             return tuple(dict.fromkeys(str(WorkerUrl.parse(url)) for url in urls))
         except InvalidWorkerUrl as error:
             raise ValueError(error.message) from None
+
+    @field_validator("allow_worker")
+    @classmethod
+    def _known_entries(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse what is neither a host name, an address nor a network."""
+        try:
+            AllowList.parse(entries)
+        except InvalidField as error:
+            raise ValueError(error.message) from None
+        return entries
 
     @property
     def effective_log_level(self) -> LogLevel:

@@ -21,7 +21,6 @@ _BYTES = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9,
     "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 
 YEAR_S = 365 * 24 * 3600
 """Longest time that a setting may ask for; event loops count milliseconds in a fixed number of bits."""
@@ -96,23 +95,11 @@ def read_network(value: object) -> IpNetwork:
         raise ValueError(f"must hold addresses or networks like 10.0.0.0/8: {error}") from None
 
 
-def read_host_pattern(value: object) -> str:
-    """Read a host name, an address or a network, in canonical form."""
-    text = str(value)
-    if _HOST.fullmatch(text) and not re.fullmatch(r"[\d.]+", text):
-        return text.lower().rstrip(".")
-    try:
-        return str(ipaddress.ip_network(text))
-    except ValueError:
-        raise ValueError(f"must hold host names, addresses or networks like 10.0.0.0/8, not {text!r}") from None
-
-
 Seconds = Annotated[float, Field(le=YEAR_S, allow_inf_nan=False), BeforeValidator(read_seconds)]
 Bytes = Annotated[int, BeforeValidator(read_bytes)]
 Count = Annotated[int, BeforeValidator(read_count)]
 Switch = Annotated[bool, BeforeValidator(read_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
 Networks = Annotated[tuple[Annotated[IpNetwork, BeforeValidator(read_network)], ...], BeforeValidator(read_list)]
-HostPatterns = Annotated[tuple[Annotated[str, BeforeValidator(read_host_pattern)], ...], BeforeValidator(read_list)]
 OptionalSeconds = Annotated[Seconds | None, BeforeValidator(read_optional)]
 OptionalCount = Annotated[Count | None, BeforeValidator(read_optional)]
