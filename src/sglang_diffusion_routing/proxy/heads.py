@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from itertools import count
 
-from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead
@@ -23,7 +22,6 @@ class HeadWriter:
         self._via = b"1.1 " + self.pseudonym
         self._run = run.hex().encode()
         self._sequence = count(int.from_bytes(os.urandom(6), "big"))
-        self._targets: dict[WorkerUrl, bytes] = {}
 
     def check_loop(self, head: RequestHead) -> None:
         """Raise `LoopDetected` when the request has passed this process before."""
@@ -44,30 +42,41 @@ class HeadWriter:
         host: bytes,
         target: bytes,
         request_id: bytes,
+        *,
+        may_upgrade: bool = False,
     ) -> bytes:
-        """Give the head with its empty line. host: the worker's authority; target: path and query."""
-        parts = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target, host), *head.lines]
-        if head.chunked:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        if head.upgrade is not None:
-            parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade)
-        if head.request_id is None:
-            parts.append(b"X-Request-Id: %b\r\n" % request_id)
-        if head.traceparent is None:
-            # Flags 00: nobody samples here; the id joins the worker's own spans to this request.
-            sequence = next(self._sequence)
-            parts.append(b"traceparent: 00-%b%016x-%016x-00\r\n" % (self._run, sequence, sequence))
+        """Give the head with its empty line. host: the worker's authority; target: path and query.
+
+        may_upgrade: ask for the other protocol that the client asks for.
+        """
         forward_lines = downstream.forward_lines
         if forward_lines is None or head.forwarded_for:
             forward_lines = self._forwarded(downstream, head)
-        parts.append(forward_lines)
+        forwarded_host = head.host
         if downstream.trusted and head.forwarded_host is not None:
-            parts.append(b"X-Forwarded-Host: %b\r\n" % head.forwarded_host)
-        elif head.host:
-            parts.append(b"X-Forwarded-Host: %b\r\n" % head.host)
-        version = b"1.0 " + self.pseudonym if head.http_10 else self._via
-        parts.append(b"Via: %b\r\n\r\n" % b", ".join([*head.via, version]))
-        return b"".join(parts)
+            forwarded_host = head.forwarded_host
+        via = b"1.0 " + self.pseudonym if head.http_10 else self._via
+        if head.via:
+            via = b", ".join([*head.via, via])
+        made = b""
+        if head.request_id is None:
+            made = b"X-Request-Id: %b\r\n" % request_id
+        if head.traceparent is None:
+            # Flags 00: nobody samples here; the id joins the worker's own spans to this request.
+            sequence = next(self._sequence)
+            made += b"traceparent: 00-%b%016x-%016x-00\r\n" % (self._run, sequence, sequence)
+        if may_upgrade and head.upgrade is not None:
+            made += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%bX-Forwarded-Host: %b\r\nVia: %b\r\n\r\n" % (
+            head.method,
+            target,
+            host,
+            head.block,
+            made,
+            forward_lines,
+            forwarded_host,
+            via,
+        )
 
     def _forwarded(self, downstream: DownstreamConnection, head: RequestHead) -> bytes:
         """Give X-Forwarded-For and -Proto; a client's own count only when the peer is trusted."""

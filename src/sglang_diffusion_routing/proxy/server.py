@@ -151,7 +151,6 @@ class DataPlane:
             shared.heads.check_loop(head)
         found = route(head.method, head.path, head.query)
         if found.kind is Kind.CONTROL or found.kind is Kind.JOB:
-            head.upgrade = None
             return (ControlCall if found.kind is Kind.CONTROL else JobCall)(shared, connection, head, found)
         if self.closing:
             raise ShuttingDown

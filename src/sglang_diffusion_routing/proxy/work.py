@@ -171,7 +171,9 @@ class Work(Exchange):
         target = head.target
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
-        return self._shared.heads.for_worker(downstream, head, worker.url.authority, target, self._request_id)
+        return self._shared.heads.for_worker(
+            downstream, head, worker.url.authority, target, self._request_id, may_upgrade=True
+        )
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         worker = self._worker
