@@ -70,6 +70,8 @@ class BadRequest(RouterError):
 
 
 class BadHost(BadRequest):
+    """The request has no `Host`, several, or one that is no host (RFC 9112 §3.2)."""
+
     code = "bad_host"
 
 
@@ -80,24 +82,34 @@ class BadFraming(BadRequest):
 
 
 class BadTarget(BadRequest):
+    """The request's target is no path, or has an escape that no path may have."""
+
     code = "bad_target"
 
 
 class BadHeader(BadRequest):
+    """A header field's name or value has a character that it may not have (RFC 9110 §5)."""
+
     code = "bad_header"
 
 
 class UnknownCoding(BadFraming):
+    """The body comes in a transfer coding other than exactly `chunked`."""
+
     code = "unknown_transfer_coding"
     http_status = 501
 
 
 class UnknownMethod(BadRequest):
+    """The request's method is none that the parser knows."""
+
     code = "unknown_method"
     http_status = 501
 
 
 class MethodNotAllowed(RouterError):
+    """The method is refused on this route, or everywhere; `Allow` lists those that are not."""
+
     code = "method_not_allowed"
     http_status = 405
     source = Source.CLIENT
@@ -107,28 +119,38 @@ class MethodNotAllowed(RouterError):
 
 
 class HeadTimeout(BadRequest):
+    """The request's head did not come whole in time."""
+
     code = "head_timeout"
     http_status = 408
     retryable = True
 
 
 class BodyTimeout(BadRequest):
+    """The request's body fell silent before its end."""
+
     code = "body_timeout"
     http_status = 408
     retryable = True
 
 
 class UriTooLong(BadRequest):
+    """The request's target is longer than the limit."""
+
     code = "uri_too_long"
     http_status = 414
 
 
 class HeadTooLarge(BadRequest):
+    """The request's head is longer than the limit."""
+
     code = "head_too_large"
     http_status = 431
 
 
 class UnknownExpectation(BadRequest):
+    """The request expects something other than `100-continue` (RFC 9110 §10.1.1)."""
+
     code = "unknown_expectation"
     http_status = 417
 
@@ -152,6 +174,8 @@ class InvalidField(RouterError):
 
 
 class InvalidWorkerUrl(RouterError):
+    """A worker's URL is malformed, or names an address that may be no worker."""
+
     code = "invalid_worker_url"
     http_status = 400
     source = Source.CLIENT
@@ -161,6 +185,8 @@ class InvalidWorkerUrl(RouterError):
 
 
 class UnknownWorker(RouterError):
+    """No worker of this id is registered."""
+
     code = "unknown_worker"
     http_status = 404
     source = Source.CLIENT
@@ -170,6 +196,8 @@ class UnknownWorker(RouterError):
 
 
 class UnknownJob(RouterError):
+    """No worker knows a job, or file, of this id."""
+
     code = "unknown_job"
     http_status = 404
     source = Source.CLIENT
@@ -179,6 +207,8 @@ class UnknownJob(RouterError):
 
 
 class JobOwnerGone(RouterError):
+    """The worker that made the job has been removed, and its files with it."""
+
     code = "job_owner_gone"
     http_status = 410
 
@@ -212,6 +242,8 @@ class FleetRouteUnknown(RouterError):
 
 
 class QueueFull(RouterError):
+    """As many requests, or bytes, wait for a worker as may."""
+
     code = "queue_full"
     http_status = 429
     retryable = True
@@ -250,6 +282,8 @@ class NoCapableWorker(RouterError):
 
 
 class QueueTimeout(RouterError):
+    """No worker came free before the queue's deadline."""
+
     code = "queue_timeout"
     http_status = 503
     retryable = True
@@ -261,6 +295,8 @@ class QueueTimeout(RouterError):
 
 
 class ShuttingDown(RouterError):
+    """The router ends and takes no new work; another one, or the same one later, does."""
+
     code = "shutting_down"
     http_status = 503
     retryable = True
@@ -287,6 +323,8 @@ class OwnerUnavailable(RouterError):
 
 
 class ConnectFailed(RouterError):
+    """No connection to the worker came about; it has got nothing of the request."""
+
     code = "connect_failed"
     http_status = 502
     source = Source.WORKER
@@ -321,6 +359,8 @@ class BadUpstreamReply(RouterError):
 
 
 class UpstreamTimeout(RouterError):
+    """The worker gave no reply within `--timeout`; it may still be at work."""
+
     code = "upstream_timeout"
     http_status = 504
     source = Source.WORKER
@@ -369,6 +409,8 @@ class BadSetting(RouterError):
 
 
 class RouteNotFound(RouterError):
+    """The path belongs to the router, and the router has no such route."""
+
     code = "route_not_found"
     http_status = 404
     source = Source.CLIENT
@@ -386,6 +428,8 @@ class InvalidJson(RouterError):
 
 
 class BodyTooLarge(RouterError):
+    """The body of a control request is longer than the limit."""
+
     code = "body_too_large"
     http_status = 413
     source = Source.CLIENT
@@ -425,6 +469,8 @@ class NoWorkerAnswered(RouterError):
 
 
 class UnknownModel(RouterError):
+    """No worker serves a model of this id."""
+
     code = "unknown_model"
     http_status = 404
     source = Source.CLIENT
@@ -466,6 +512,8 @@ class TooManyConnections(RouterError):
 
 
 class TooManyTunnels(RouterError):
+    """As many WebSocket tunnels are open as may be."""
+
     code = "too_many_tunnels"
     http_status = 503
     retryable = True
