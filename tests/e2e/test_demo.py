@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+
 from support.deadlines import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
