@@ -520,3 +520,49 @@ class TooManyTunnels(RouterError):
 
     def __init__(self, tunnels: int) -> None:
         super().__init__(f"{tunnels} tunnels are open, the limit", retry_after_s=1, tunnels=tunnels)
+
+
+class TooManyRefits(RouterError):
+    """Fleet transactions go one after the other, and enough of them wait."""
+
+    code = "too_many_refits"
+    http_status = 429
+    retryable = True
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} refits wait for their turn", retry_after_s=5, waiting=waiting)
+
+
+class TooManyWorkers(RouterError):
+    code = "too_many_workers"
+    http_status = 409
+    source = Source.CLIENT
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} workers are registered, the limit", limit=limit)
+
+
+class IdempotencyKeyInUse(RouterError):
+    """A repeat came too early or too late to join the first request."""
+
+    code = "idempotency_key_in_use"
+    http_status = 409
+    source = Source.CLIENT
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a request with this Idempotency-Key is being received or answered and can no longer be joined",
+            retry_after_s=1,
+        )
+
+
+class IdempotencyKeyReused(RouterError):
+    """One key was given to two different requests."""
+
+    code = "idempotency_key_reused"
+    http_status = 422
+    source = Source.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__("a different request with this Idempotency-Key is under way")

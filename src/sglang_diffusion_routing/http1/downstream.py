@@ -322,7 +322,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.resume_body()
         self._read_head(data)
 
-    def refuse(self, error: RouterError, *, request_id: str | None = None) -> None:
+    def refuse(self, error: RouterError, *, request_id: bytes = b"") -> None:
         """Answer with an error of the router; the connection goes on only where its framing is certain."""
         self._server.refused(error)
         close = isinstance(error, BadRequest) or self.must_close

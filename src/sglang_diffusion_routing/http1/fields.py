@@ -31,10 +31,11 @@ REQUEST_SPECIAL = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"traceparent",
     b"x-request-id",
+    b"idempotency-key",
 }
 """Fields of a request that need more than to be copied."""
 
-KEPT_SPECIAL = frozenset({b"content-length", b"expect", b"traceparent", b"x-request-id"})
+KEPT_SPECIAL = frozenset({b"content-length", b"expect", b"traceparent", b"x-request-id", b"idempotency-key"})
 """Those of them that are read and copied as well."""
 
 LOCATIONS = frozenset({b"location", b"content-location"})

@@ -11,6 +11,7 @@ from enum import Enum
 
 from sglang_diffusion_routing.errors import BadUpstreamReply, ConnectFailed, RouterError
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
@@ -45,10 +46,11 @@ class Exchange(Turns):
     """One request under way.
 
     replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
-    worker_failed: the reply broke off or was not HTTP.
+    origin: the client's connection, also after it has gone. worker_failed: the reply broke off or was not HTTP.
     """
 
     # Defaults live on the class: most requests never change most of them, and one is made for every request.
+    request_id: bytes = b""
     survives_half_close = False
     upstream: UpstreamConnection | None = None
     phase = Phase.WAITING
@@ -63,10 +65,12 @@ class Exchange(Turns):
     _held: list[bytes] | None = None
     _held_bytes = 0
     _reply: ReplyHead | None = None
+    _joined: tuple[Joined, ...] = ()
 
     def __init__(
         self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
     ) -> None:
+        self.origin = downstream
         self.downstream: DownstreamConnection | None = downstream
         self.head = head
         self.upstreams = upstreams
@@ -115,9 +119,31 @@ class Exchange(Turns):
         """Whether the request's body is whole."""
         return self._body_done
 
+    def join(self, downstream: DownstreamConnection) -> Joined | None:
+        """Let another client have the reply too; None when it is too early or too late for that."""
+        too_late = self.reply_begun or self.phase is _ENDED or (self.phase is _DISCARDING and self._reply is not None)
+        if too_late or not self._body_done:
+            return None
+        joined = Joined(self, downstream)
+        self._joined += (joined,)
+        if self.phase is _DISCARDING:
+            self.phase = _AWAITING
+            self.on_rejoined()
+        return joined
+
+    def joined_gone(self, joined: Joined) -> None:
+        """One of the other clients has left."""
+        self._joined = tuple(other for other in self._joined if other is not joined)
+        if self.downstream is None and not self._joined and self.phase is not _ENDED:
+            self._nobody_left()
+        else:
+            self.resume_upstream()
+
     # Conversation: the client's side
 
     def client_body(self, span: bytes, done: bool) -> None:
+        if self._body_done:
+            return
         self._body_done = done
         if self._kept is not None and span:
             self._kept.append(span)
@@ -133,13 +159,16 @@ class Exchange(Turns):
             self.upstream.write(span)
 
     def client_gone(self) -> None:
-        """Let the worker finish what it has been given whole; take back anything else (worker-side work goes on)."""
         self.downstream = None
-        upstream = self.upstream
-        if upstream is None:
-            if self._connecting is not None:
-                self._connecting.cancel()
-                self._connecting = None
+        if not self._joined:
+            self._nobody_left()
+        else:
+            self.resume_upstream()
+
+    def _nobody_left(self) -> None:
+        """Let the worker finish what it has been given whole; take back anything else (worker-side work goes on)."""
+        if self.upstream is None:
+            self._cancel_connecting()
             self._end(whole=False, head=None)
         elif not self._body_done or (self.phase is _RELAYING and self._sized):
             self._drop_upstream()
@@ -148,8 +177,13 @@ class Exchange(Turns):
             self._kept = None
             if self.phase is not _HOLDING:
                 self.phase = _DISCARDING
-            self._resume_upstream()
+            self.resume_upstream()
             self.on_orphaned()
+
+    def _cancel_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
 
     def give_up(self) -> None:
         """Stop waiting for the worker of a client that has left."""
@@ -157,17 +191,28 @@ class Exchange(Turns):
             self._drop_upstream()
             self._end(whole=False, head=None)
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether anybody still waits for the reply."""
+        return self.downstream is not None or bool(self._joined)
+
     def client_full(self) -> None:
         self._client_slow = True
-        if self.upstream is not None and self.phase is _RELAYING and not self.upstream.transport.is_closing():
-            self.upstream.transport.pause_reading()
+        self.pause_upstream()
 
     def client_writable(self) -> None:
         self._client_slow = False
-        self._resume_upstream()
+        self.resume_upstream()
 
-    def _resume_upstream(self) -> None:
-        if self.upstream is not None and not self.upstream.transport.is_closing():
+    def pause_upstream(self) -> None:
+        """Take no more of the reply: a client is behind."""
+        if self.upstream is not None and self.phase is _RELAYING and not self.upstream.transport.is_closing():
+            self.upstream.transport.pause_reading()
+
+    def resume_upstream(self) -> None:
+        """Go on, unless a client is still behind."""
+        slow = (self._client_slow and self.downstream is not None) or any(joined.full for joined in self._joined)
+        if not slow and self.upstream is not None and not self.upstream.transport.is_closing():
             self.upstream.transport.resume_reading()
 
     def client_tunnel(self, data: bytes) -> None:
@@ -233,73 +278,85 @@ class Exchange(Turns):
         self._held = None
         if done and not self.on_held(head, raw):
             return
-        if self.downstream is not None:
+        if self.has_clients:
             self._pass_head(head, raw, done)
         else:
             self.phase = _DISCARDING
             self._discard(head, done)
 
     def _pass_head(self, head: ReplyHead, span: bytes, done: bool) -> None:
-        downstream = self.downstream
-        assert downstream is not None
         self.phase = _RELAYING
         self.reply_begun = True
         self._kept = None
         self._reply = head
-        framing = self._framing(head, downstream)
+        framing = self._framing(head)
         lines = b"".join(head.lines)
-        start = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (head.status, head.reason, lines, self.reply_lines(head), framing)
-        if downstream.is_full and not done:
-            self.client_full()
-        if self._rechunk:
-            downstream.write(start)
-            self._pass_body(span, done)
-        elif span:
-            self.on_reply_body(span)
-            downstream.write_both(start, span)
-            if done:
-                self._finish(head)
-        else:
-            downstream.write(start)
-            if done:
-                self._finish(head)
-
-    def _framing(self, head: ReplyHead, downstream: DownstreamConnection) -> bytes:
-        """Give the hop-by-hop lines of the reply; a length is among the head's own lines."""
-        framing = b""
-        close = downstream.must_close
-        if head.chunked or head.until_close:
-            if self.head.http_10:
-                close = True
-            else:
-                framing = b"Transfer-Encoding: chunked\r\n"
-                self._rechunk = head.until_close
-        self._reply_close = close
-        if close:
-            framing += b"Connection: close\r\n"
-        elif self.head.http_10:
-            framing += b"Connection: keep-alive\r\n"
-        return framing
-
-    def _pass_body(self, span: bytes, done: bool) -> None:
+        start = b"HTTP/1.1 %d %b\r\n%b%b%b" % (head.status, head.reason, lines, self.reply_lines(head), framing)
+        for joined in self._joined:
+            joined.begin(start)
         downstream = self.downstream
-        assert downstream is not None
+        if self._rechunk or self._joined or downstream is None:
+            if downstream is not None:
+                downstream.write(self._finished(start, downstream))
+            self._pass_body(span, done)
+            return
+        start = self._finished(start, downstream)
         if span:
             self.on_reply_body(span)
-            if self._rechunk:
-                span = b"%x\r\n%b\r\n" % (len(span), span)
-            downstream.write(span)
+            downstream.write_both(start, span)
+        else:
+            downstream.write(start)
+        if done:
+            self._finish(head)
+        elif downstream.is_full:
+            self.client_full()
+
+    def _framing(self, head: ReplyHead) -> bytes:
+        """Give the line that says how the body ends; a length is among the head's own lines."""
+        if not head.chunked and not head.until_close:
+            return b""
+        if self.head.http_10:
+            self._reply_close = True
+            return b""
+        self._rechunk = head.until_close
+        return b"Transfer-Encoding: chunked\r\n"
+
+    def _finished(self, start: bytes, downstream: DownstreamConnection) -> bytes:
+        """Add what concerns the client's connection alone, and the empty line."""
+        if downstream.must_close:
+            self._reply_close = True
+        if self._reply_close:
+            return start + b"Connection: close\r\n\r\n"
+        return start + (b"Connection: keep-alive\r\n\r\n" if self.head.http_10 else b"\r\n")
+
+    def _pass_body(self, span: bytes, done: bool) -> None:
+        if span:
+            self.on_reply_body(span)
+            self._write(b"%x\r\n%b\r\n" % (len(span), span) if self._rechunk else span)
         if done:
             if self._rechunk:
-                downstream.write(b"0\r\n\r\n")
+                self._write(b"0\r\n\r\n")
             self._finish(self._reply)
 
+    def _write(self, span: bytes) -> None:
+        if self.downstream is not None:
+            self.downstream.write(span)
+        for joined in self._joined:
+            joined.write(span)
+
     def _finish(self, head: ReplyHead | None) -> None:
-        downstream = self.downstream
-        self.downstream = None
+        downstream, joined = self._leave_clients()
         self._end_whole(head)
         if downstream is not None:
             downstream.reply_done(close=self._reply_close)
+        for other in joined:
+            other.finish()
+
+    def _leave_clients(self) -> tuple[DownstreamConnection | None, tuple[Joined, ...]]:
+        clients = self.downstream, self._joined
+        self.downstream = None
+        self._joined = ()
+        return clients
 
     def _end_whole(self, head: ReplyHead | None) -> None:
         upstream = self.upstream
@@ -323,7 +380,7 @@ class Exchange(Turns):
 
     def upstream_lost(self, error: Exception | None) -> None:
         self.upstream = None
-        if self.phase is _AWAITING and self.downstream is not None:
+        if self.phase is _AWAITING and self.has_clients:
             self.phase = _WAITING
             self.on_died(replayable=self.replayable)
         else:
@@ -332,11 +389,12 @@ class Exchange(Turns):
 
     def _fail_or_abort(self, error: RouterError) -> None:
         if self.phase is _RELAYING:
-            downstream = self.downstream
-            self.downstream = None
+            downstream, joined = self._leave_clients()
             self._end(whole=False, head=None)
             if downstream is not None:
                 downstream.abort()
+            for other in joined:
+                other.abort()
         else:
             self.fail(error)
 
@@ -365,12 +423,22 @@ class Exchange(Turns):
 
     def fail(self, error: RouterError) -> None:
         """Answer the client with an error of the router and end; nothing of a reply has been sent."""
-        downstream = self.downstream
-        self.downstream = None
+        downstream, joined = self._leave_clients()
         self._drop_upstream()
         self._end(whole=False, head=None)
         if downstream is not None:
-            downstream.refuse(error)
+            downstream.refuse(error, request_id=self.request_id)
+        for other in joined:
+            other.refuse(error, self.request_id)
+
+    def fail_and_await(self, error: RouterError) -> None:
+        """Answer the client with an error, but go on awaiting the reply, for the worker is busy until then."""
+        downstream, joined = self._leave_clients()
+        self._nobody_left()
+        if downstream is not None:
+            downstream.refuse(error, request_id=self.request_id)
+        for other in joined:
+            other.refuse(error, self.request_id)
 
     def _drop_upstream(self) -> None:
         upstream = self.upstream

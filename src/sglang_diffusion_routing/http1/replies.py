@@ -11,7 +11,7 @@ from sglang_diffusion_routing.errors import RouterError
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {499: b"Client Closed Request"}
 
 
-def error_reply(error: RouterError, *, request_id: str | None, close: bool, to_head: bool) -> bytes:
+def error_reply(error: RouterError, *, request_id: bytes, close: bool, to_head: bool) -> bytes:
     """Give the whole reply for an error of the router; to_head: without the body, whose length is still told."""
     body = error.to_wire()
     lines = [
@@ -21,8 +21,8 @@ def error_reply(error: RouterError, *, request_id: str | None, close: bool, to_h
     ]
     if error.retry_after_s is not None:
         lines.append(b"Retry-After: %d\r\n" % error.retry_after_s)
-    if request_id is not None:
-        lines.append(b"X-Request-Id: %b\r\n" % request_id.encode("latin-1"))
+    if request_id:
+        lines.append(b"X-Request-Id: %b\r\n" % request_id)
     lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in error.headers]
     if close:
         lines.append(b"Connection: close\r\n")

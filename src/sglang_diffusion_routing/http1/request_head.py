@@ -62,6 +62,7 @@ class RequestHead:
         "forwarded_proto",
         "host",
         "http_10",
+        "idempotency_key",
         "keep_alive",
         "lines",
         "method",
@@ -97,6 +98,7 @@ class RequestHead:
         self.forwarded_host: bytes | None = None
         self.traceparent: bytes | None = None
         self.request_id: bytes | None = None
+        self.idempotency_key: bytes | None = None
         self.router_fields: dict[bytes, bytes] = {}
         self._specials: dict[bytes, list[bytes]] = {}
 
@@ -165,6 +167,7 @@ class RequestHead:
         self.forwarded_host = specials.get(b"x-forwarded-host", [None])[-1]
         self.traceparent = specials.get(b"traceparent", [None])[0]
         self.request_id = specials.get(b"x-request-id", [None])[0]
+        self.idempotency_key = specials.get(b"idempotency-key", [None])[0]
 
     def _settle_http_10(self, tokens: frozenset[bytes]) -> None:
         if self.chunked:

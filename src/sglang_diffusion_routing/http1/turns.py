@@ -46,6 +46,9 @@ class Turns(ABC):
     def on_orphaned(self) -> None:
         """The client has left and the reply is awaited for the worker's sake."""
 
+    def on_rejoined(self) -> None:
+        """Somebody wants the reply again before it has come."""
+
     @abstractmethod
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
         """The exchange is over, once. whole: the reply came to its end, so the worker is done with the work."""

@@ -16,7 +16,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
-from sglang_diffusion_routing.proxy.heads import with_relative_locations
+from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.tasks import spawn
@@ -36,7 +36,7 @@ class Call(Exchange):
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self._request_id = shared.heads.request_id(head)
+        self.request_id = shared.heads.request_id(head)
 
     def name(self) -> str:
         """Name the place, for errors."""
@@ -81,10 +81,9 @@ class ControlCall(Call):
         return "the control app"
 
     def upstream_head(self) -> bytes:
-        downstream = self.downstream
-        assert downstream is not None
+        downstream = self.origin
         head = self.head
-        written = self._shared.heads.for_worker(downstream, head, head.host or b"router", head.target, self._request_id)
+        written = self._shared.heads.for_worker(downstream, head, head.host or b"router", head.target, self.request_id)
         # A client's own x-sglang-router-* never pass, so that this one is a fact.
         return b"%bx-sglang-router-peer: %b:%d\r\n\r\n" % (
             written[:-2],
@@ -141,11 +140,11 @@ class JobCall(Call):
         return "the worker" if self._worker is None else str(self._worker.url)
 
     def upstream_head(self) -> bytes:
-        downstream, worker = self.downstream, self._worker
-        assert downstream is not None
+        worker = self._worker
         assert worker is not None
         head = self.head
-        return self._shared.heads.for_worker(downstream, head, worker.url.authority, head.target, self._request_id)
+        host = authority(worker.worker_id)
+        return self._shared.heads.for_worker(self.origin, head, host, head.target, self.request_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         self._status = head.status
@@ -153,7 +152,7 @@ class JobCall(Call):
         assert worker is not None
         if head.has_location:
             head.lines[:] = with_relative_locations(head.lines, worker.worker_id.encode())
-        return b"x-sglang-router-worker: %b\r\n" % worker.worker_id.encode()
+        return worker_line(worker.worker_id)
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         watched = self._route.job_kind != "images" and not self.head.path.endswith(b"/content")
@@ -173,5 +172,5 @@ def _unavailable(worker: Worker) -> str | None:
     if worker.health is Health.QUARANTINED:
         return "quarantined"
     if worker.state in {WorkerState.SLEEPING, WorkerState.RELEASING, WorkerState.RESUMING}:
-        return worker.state.value
+        return str(worker.state.value)
     return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from itertools import count
 
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead
@@ -87,6 +89,18 @@ class HeadWriter:
             return lines
         proto = head.forwarded_proto or b"http"
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (b", ".join([*head.forwarded_for, peer]), proto)
+
+
+@lru_cache(maxsize=4096)
+def authority(worker_id: WorkerId) -> bytes:
+    """Give a worker's Host field: its id is "scheme://authority"."""
+    return worker_id.encode().partition(b"://")[2]
+
+
+@lru_cache(maxsize=4096)
+def worker_line(worker_id: WorkerId) -> bytes:
+    """Give the reply line that names the worker."""
+    return b"x-sglang-router-worker: %b\r\n" % worker_id.encode()
 
 
 def with_relative_locations(lines: list[bytes], origin: bytes) -> list[bytes]:

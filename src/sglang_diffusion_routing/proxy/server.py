@@ -13,7 +13,8 @@ from sglang_diffusion_routing.errors import (
     TooManyConnections,
     TooManyTunnels,
 )
-from sglang_diffusion_routing.http1.downstream import Conversation, DownstreamConnection
+from sglang_diffusion_routing.http1.conversation import Conversation, Limits
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
 from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
@@ -21,7 +22,7 @@ from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.jobs import Jobs
 from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, Leases
-from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, route
+from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.proxy.work import Work
 from sglang_diffusion_routing.settings import Settings
@@ -52,7 +53,7 @@ class DataPlane:
         self._last_left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
-        self.limits = settings
+        self.limits: Limits = settings
         self.now_s = self._loop.time()
         self.closing = False
         self.port = 0
@@ -158,7 +159,14 @@ class DataPlane:
             found = TUNNEL
             if len(shared.tunnels) >= shared.settings.max_tunnels:
                 raise TooManyTunnels(len(shared.tunnels))
-        return Work(shared, connection, head, found)
+        if head.idempotency_key is None or head.http_10 or found.safe:
+            return Work(shared, connection, head, found)
+        return shared.repeats.join(connection, head) or self._first(connection, head, found)
+
+    def _first(self, connection: DownstreamConnection, head: RequestHead, found: Route) -> Work:
+        work = Work(self._shared, connection, head, found)
+        self._shared.repeats.add(work)
+        return work
 
     def _is_trusted(self, peer: str) -> bool:
         if not self._trusted or not peer:

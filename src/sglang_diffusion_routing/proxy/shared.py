@@ -12,6 +12,7 @@ from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.heads import HeadWriter
 from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
+from sglang_diffusion_routing.proxy.repeats import Repeats
 from sglang_diffusion_routing.settings import Settings
 
 
@@ -74,6 +75,7 @@ class Shared:
         "jobs",
         "leases",
         "locator",
+        "repeats",
         "retry_limits",
         "settings",
         "specs",
@@ -99,5 +101,6 @@ class Shared:
         self.counters = DataPlaneCounters()
         self.specs: dict[tuple[str, int], WorkSpec] = {}
         self.heads = HeadWriter()
+        self.repeats = Repeats()
         self.retry_limits = RetryLimits(retries=settings.retries)
         self.tunnels = Tunnels(self.counters)

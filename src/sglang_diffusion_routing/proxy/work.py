@@ -21,7 +21,7 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
-from sglang_diffusion_routing.proxy.heads import with_relative_locations
+from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
@@ -61,7 +61,7 @@ class Work(Exchange):
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self._request_id = shared.heads.request_id(head)
+        self.request_id = shared.heads.request_id(head)
         if route.creates == "images":
             self._looked = bytearray()
 
@@ -164,16 +164,13 @@ class Work(Exchange):
 
     def upstream_head(self) -> bytes:
         worker = self._worker
-        downstream = self.downstream
         assert worker is not None
-        assert downstream is not None
         head = self.head
         target = head.target
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
-        return self._shared.heads.for_worker(
-            downstream, head, worker.url.authority, target, self._request_id, may_upgrade=True
-        )
+        host = authority(worker.worker_id)
+        return self._shared.heads.for_worker(self.origin, head, host, target, self.request_id, may_upgrade=True)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         worker = self._worker
@@ -183,9 +180,10 @@ class Work(Exchange):
             head.lines[:] = with_relative_locations(head.lines, worker.worker_id.encode())
         if self._route.safe:
             return b""
-        return (
-            b"x-sglang-router-worker: %b\r\nx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n"
-            % (worker.worker_id.encode(), self._queued_s * 1000, self._weight_version)
+        return b"%bx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n" % (
+            worker_line(worker.worker_id),
+            self._queued_s * 1000,
+            self._weight_version,
         )
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:
@@ -200,7 +198,7 @@ class Work(Exchange):
             self._keep_job(decoded(body) if head.chunked else body)
             return True
         self._result = result_of(head.status, body)
-        if self._result not in _RETRIED_REPLIES or self.downstream is None or not (self.replayable and self.body_done):
+        if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
             return True
         self._try_elsewhere(self._result, head.status, None)
         return False
@@ -309,11 +307,9 @@ class Work(Exchange):
     def _timed_out(self, timeout_s: float) -> None:
         """The worker is late: the client is told, the worker stays charged, for it works on."""
         self._timer = None
-        downstream, worker = self.downstream, self._worker
-        if downstream is None or worker is None or self.reply_begun or self._tunnel is not None:
-            return
-        self.client_gone()
-        downstream.refuse(UpstreamTimeout(str(worker.url), timeout_s), request_id=self._request_id)
+        worker = self._worker
+        if worker is not None and self.has_clients and not self.reply_begun and self._tunnel is None:
+            self.fail_and_await(UpstreamTimeout(str(worker.url), timeout_s))
 
     def on_orphaned(self) -> None:
         settings = self._shared.settings
@@ -323,6 +319,9 @@ class Work(Exchange):
             return
         self._cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(settings.orphan_timeout_s, self.give_up)
+
+    def on_rejoined(self) -> None:
+        self._cancel_timer()
 
     # the end
 
@@ -340,6 +339,7 @@ class Work(Exchange):
             self._shared.leases.release(lease, result, status)
 
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
+        self._shared.repeats.forget(self)
         if self._ticket is not None:
             self._shared.leases.abandon(self._ticket)
             self._ticket = None

@@ -1,0 +1,55 @@
+"""Requests under way by their Idempotency-Key, so that a repeat joins the first instead of running again."""
+
+from __future__ import annotations
+
+from sglang_diffusion_routing.errors import IdempotencyKeyInUse, IdempotencyKeyReused
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.joined import Joined
+from sglang_diffusion_routing.http1.relay import Exchange
+from sglang_diffusion_routing.http1.request_head import RequestHead
+
+_Key = tuple[bytes, bytes | None]
+
+
+class Repeats:
+    """The keyed requests that are queued or running; there are never more of them than of requests."""
+
+    def __init__(self) -> None:
+        self._running: dict[_Key, Exchange] = {}
+        self.joined_total = 0
+
+    def join(self, downstream: DownstreamConnection, head: RequestHead) -> Joined | None:
+        """Join the request of the same key, if it is under way.
+
+        Raises:
+            IdempotencyKeyReused: the key was given to a different request.
+            IdempotencyKeyInUse: the first request's body is not whole yet, or its reply has begun already.
+        """
+        first = self._running.get(_key(head))
+        if first is None:
+            return None
+        if (first.head.method, first.head.target, first.head.content_length) != (
+            head.method,
+            head.target,
+            head.content_length,
+        ):
+            raise IdempotencyKeyReused
+        joined = first.join(downstream)
+        if joined is None:
+            raise IdempotencyKeyInUse
+        self.joined_total += 1
+        return joined
+
+    def add(self, exchange: Exchange) -> None:
+        """Let later requests with this key join."""
+        self._running[_key(exchange.head)] = exchange
+
+    def forget(self, exchange: Exchange) -> None:
+        """The request is over: the key is free."""
+        if exchange.head.idempotency_key is not None:
+            self._running.pop(_key(exchange.head), None)
+
+
+def _key(head: RequestHead) -> _Key:
+    # Keys of different clients are different keys.
+    return (head.idempotency_key or b"", head.field(b"authorization"))
