@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     except ValidationError as error:
         for problem in error.errors():
             flag = "--" + str(problem["loc"][0]).replace("_", "-")
-            print(f"{flag} {problem['input']!r}: {problem['msg']}", flush=True)  # noqa: T201 - a command's answer
+            sys.stderr.write(f"{flag} {problem['input']!r}: {problem['msg']}\n")
         return 2
     # one thread is the engine, and small matrices gain nothing from more; read when numpy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         serve(settings)
     except PortTaken as error:
-        print(error, flush=True)  # noqa: T201 - a command's answer
+        sys.stderr.write(f"{error}\n")
         return 1
     return 0
 

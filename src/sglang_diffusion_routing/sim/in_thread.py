@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,6 +76,10 @@ class SimInThread:
         """Put faults in force and return once they are; see `faults.Faults`."""
         asyncio.run_coroutine_threadsafe(_change(self.worker, changes), self._running.loop).result(STOP_S)
 
+    def finish_warmup(self) -> None:
+        """End the warm-up now."""
+        self._running.loop.call_soon_threadsafe(self.worker.warm.set)
+
     @property
     def _running(self) -> "_Server":
         if self._server is None:
@@ -105,11 +108,17 @@ class _Server(uvicorn.Server):
         self._ending = asyncio.Event()
 
     def end(self) -> None:
-        self._on_loop(self._ending.set)
-
-    def _on_loop(self, action: Callable[[], object]) -> None:
+        """Close the listener and every connection, from any thread; nothing that happens later is still answered."""
         with contextlib.suppress(RuntimeError):  # the loop has closed
-            self.loop.call_soon_threadsafe(action)
+            self.loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        self._ending.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -123,11 +132,6 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._ending.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
         for task in self.server_state.tasks:
             task.cancel()
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)

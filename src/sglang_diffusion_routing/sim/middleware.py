@@ -10,6 +10,7 @@ from sglang_diffusion_routing.sim.worker import Worker
 # paths that are answered while a worker warms up (entrypoints/http_server.py, SERVER_WARMUP_BYPASS_PATHS)
 BEFORE_WARM = frozenset({"/metrics", "/liveness", "/health", "/health_generate", "/model_info", "/server_info"})
 OWN = "/sim/"
+ABORT = "sim.abort"  # in the scope: a function that ends the connection; the server puts it there
 MOST_PATHS = 1_000  # counted apart
 
 
@@ -43,9 +44,9 @@ class Gate:
             return
         if scope["path"] not in BEFORE_WARM:
             await worker.warm.wait()
-        await self._app(scope, receive, self._faulty(scope, send))
+        await self._app(scope, receive, self._faulty(scope, receive, send))
 
-    def _faulty(self, scope: Scope, send: Send) -> Send:
+    def _faulty(self, scope: Scope, receive: Receive, send: Send) -> Send:
         """Take the faults meant for this request, and give the sender that carries them out.
 
         Raises:
@@ -61,6 +62,8 @@ class Gate:
         if not faults.cut_next:
             return _delayed(_named(send, name), faults.reply_delay_s)
         faults.cut_next -= 1
+        if faults.cut_after_bytes == 0:
+            return _nothing(scope, receive)
         return _cut(_named(send, name), faults.cut_after_bytes)
 
 
@@ -92,14 +95,24 @@ def _delayed(send: Send, seconds: float) -> Send:
     return sender
 
 
+def _nothing(scope: Scope, receive: Receive) -> Send:
+    """Abort the connection instead of replying."""
+
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            scope[ABORT]()
+            while (await receive())["type"] != "http.disconnect":  # the rest of the request's body
+                pass
+
+    return sender
+
+
 def _cut(send: Send, after_bytes: int) -> Send:
-    """Send so many bytes of the body and then end the connection; with 0 not even the head leaves."""
+    """Send so many bytes of the body and then end the connection."""
     left = after_bytes
 
     async def sender(message: Message) -> None:
         nonlocal left
-        if after_bytes == 0:
-            raise ReplyCut
         if message["type"] != "http.response.body":
             await send(message)
             return

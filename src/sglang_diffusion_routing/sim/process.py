@@ -111,7 +111,7 @@ class SimProcess:
         readable, _, _ = select.select([output], [], [], max(deadline_s - time.monotonic(), 0.0))
         line = output.readline() if readable else ""
         if not line.startswith(READY):
-            self.kill()
+            self.close()
             raise SimFailedToStart(f"status {process.returncode}, said {line.strip()!r}")
         self.url = line.removeprefix(READY).strip()
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from sglang_diffusion_routing.sim.app import build
+from sglang_diffusion_routing.sim.middleware import ABORT
 from sglang_diffusion_routing.sim.settings import READY, SimSettings
 from sglang_diffusion_routing.sim.worker import Worker
 
@@ -28,17 +29,29 @@ class PortTaken(OSError):
     """The port, or the one above it for the broker, is in use."""
 
 
-class _QuietHttp(H11Protocol):
+class _Http(H11Protocol):
+    """h11 that is silent unless told otherwise, and lets the application abort the connection."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logger = _silent
-        self.access_log = False
+        self._inner_app = self.app
+        self.app = self._linked
+        if not self.config.access_log:
+            self.logger = _silent
+            self.access_log = False
+
+    async def _linked(self, scope: Any, receive: Any, send: Any) -> None:
+        scope[ABORT] = self.transport.abort
+        await self._inner_app(scope, receive, send)
 
 
-class _QuietWebSocket(WebSocketsSansIOProtocol):
+class _WebSocket(WebSocketsSansIOProtocol):
+    """WebSockets that are silent unless told otherwise."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logger = _silent
+        if not self.config.access_log:
+            self.logger = _silent
 
 
 class _Announced(uvicorn.Server):
@@ -77,8 +90,8 @@ def config_of(worker: Worker) -> uvicorn.Config:
     verbose = worker.settings.verbose
     return uvicorn.Config(
         build(worker),
-        http="h11" if verbose else _QuietHttp,
-        ws="websockets-sansio" if verbose else _QuietWebSocket,
+        http=_Http,
+        ws=_WebSocket,
         lifespan="on",
         access_log=verbose,
         log_config=uvicorn.config.LOGGING_CONFIG if verbose else None,

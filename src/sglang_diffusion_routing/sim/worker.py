@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from sglang_diffusion_routing.sim.engine import Engine, Turn
 from sglang_diffusion_routing.sim.faults import Faults
+from sglang_diffusion_routing.sim.flow import TRAIN_STEPS
 from sglang_diffusion_routing.sim.jobs import Made, OutputFolder, Shelf
 from sglang_diffusion_routing.sim.model import Model, Outcome
 from sglang_diffusion_routing.sim.sampler import GenerationFailed, Plan, Sample, sample
@@ -17,6 +18,8 @@ T = TypeVar("T")
 ASLEEP = "Server is sleeping. Call resume_memory_occupation first."
 ASLEEP_REFIT = "Cannot update weights while the server is sleeping. Call resume_memory_occupation first."
 SCHEDULER_EXITED = "Scheduler worker exited; restart the server."
+
+MOST_MEGAPIXELS = 64.0  # of one request; as float32 colours that is 768 MB
 
 OnProgress = Callable[[float], None]
 
@@ -131,6 +134,12 @@ class Worker:
                 f"{plan.width}x{plan.height} is larger than the model's {profile.max_side} pixels a side"
             )
         turn.samples = len(plan.seeds)
+        if plan.megapixels * (plan.frames or 1) * len(plan.seeds) > MOST_MEGAPIXELS:
+            raise GenerationFailed("out of memory: too many pixels at once for the simulation")
+        if plan.steps > TRAIN_STEPS:
+            raise GenerationFailed(
+                f"{plan.steps} steps are more than the {TRAIN_STEPS} that the model was trained with"
+            )
         mpx_steps = plan.megapixels * plan.steps * (plan.frames or 1) * len(plan.seeds)
         turn.take(self.settings.overhead_seconds + self.settings.seconds_per_mpx_step * mpx_steps)
         turn.block_loop(self.settings.block_event_loop)
