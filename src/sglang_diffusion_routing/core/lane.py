@@ -1,0 +1,189 @@
+"""The workers that can do the same work, and the work that waits for them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from sglang_diffusion_routing.core.policies import Policy
+from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
+from sglang_diffusion_routing.core.worker import Capability, WorkerId
+
+
+class Profile(NamedTuple):
+    """What matters of a capability: workers with the same profile are interchangeable.
+
+    images, video: whether it takes such work; with unknown tasks it takes images.
+    learned: False while it may yet prove to make anything.
+    """
+
+    images: bool
+    video: bool
+    learned: bool
+    models: frozenset[str]
+
+    @classmethod
+    def of(cls, capability: Capability) -> Profile:
+        return cls(
+            capability.makes_images is not False,
+            capability.makes_video is True,
+            capability.learned,
+            frozenset(capability.models),
+        )
+
+    def takes(self, needs: Needs) -> bool:
+        """Tell whether a worker of this profile is given such work."""
+        match needs:
+            case Needs.IMAGE:
+                return self.images
+            case Needs.VIDEO:
+                return self.video
+            case Needs.ANY:
+                return True
+
+
+NOT_LEARNED = Profile.of(Capability())
+"""The profile of a worker that has not been asked yet."""
+
+
+class LaneKey(NamedTuple):
+    """fits: profiles of the workers that can do the work. hopes: and of those that may yet prove to."""
+
+    fits: frozenset[Profile]
+    hopes: frozenset[Profile]
+
+
+def lane_key(needs: Needs, model: str | None, profiles: AbstractSet[Profile]) -> LaneKey:
+    """Say which of the profiles there are can do such work.
+
+    A model restricts only if some capable worker serves it: engines ignore a model that they do not know.
+    """
+    fits = {profile for profile in profiles if profile.takes(needs)}
+    if model is not None:
+        serving = {profile for profile in fits if model in profile.models}
+        fits = serving or fits
+    return LaneKey(frozenset(fits), frozenset(fits | {profile for profile in profiles if not profile.learned}))
+
+
+class LineKey(NamedTuple):
+    """What decides, within a lane, whether a ticket can be granted: tickets alike stand in one line."""
+
+    avoid: frozenset[WorkerId]
+    creates_job: bool
+
+    @classmethod
+    def of(cls, spec: WorkSpec) -> LineKey:
+        return cls(spec.avoid, spec.creates_job)
+
+
+class Lane:
+    """The open stations that can do the same work, by load, and the lines of tickets that wait for them.
+
+    free: stations with room. full: those without. sleepers: asleep, for what may go there.
+    hope: number of stations worth waiting for.
+    """
+
+    __slots__ = ("free", "full", "hope", "key", "lines", "policy", "sleepers")
+
+    def __init__(self, key: LaneKey, policy: Policy) -> None:
+        self.key = key
+        self.policy = policy
+        self.free = LoadBuckets()
+        self.full = LoadBuckets()
+        self.sleepers: OrderedDict[Station, None] = OrderedDict()
+        self.hope = 0
+        self.lines: dict[LineKey, OrderedDict[Ticket, None]] = {}
+
+    # Stations. The lane is told of every change of an open station's load.
+
+    def add(self, station: Station) -> None:
+        if station.load < station.cap:
+            self.free.add(station)
+            self.policy.entered(station)
+        else:
+            self.full.add(station)
+
+    def remove(self, station: Station) -> None:
+        if station.load < station.cap:
+            self.free.discard(station, station.load)
+            self.policy.left(station)
+        else:
+            self.full.discard(station, station.load)
+
+    def grew(self, station: Station) -> None:
+        load, cap = station.load, station.cap
+        if load < cap:
+            self.free.risen(station)
+        elif load == cap:
+            self.free.discard(station, load - 1)
+            self.policy.left(station)
+            self.full.add(station)
+        else:
+            self.full.risen(station)
+
+    def shrank(self, station: Station) -> None:
+        load, cap = station.load, station.cap
+        if load >= cap:
+            self.full.fallen(station)
+        elif load == cap - 1:
+            self.full.discard(station, load + 1)
+            self.free.add(station)
+            self.policy.entered(station)
+        else:
+            self.free.fallen(station)
+
+    def choose(self, avoid: AbstractSet[WorkerId], *, creates_job: bool) -> Station | None:
+        """Give the station for such work, None if it has to wait. A job goes to the least loaded, full or not."""
+        if creates_job:
+            return self.least(avoid)
+        if not self.free.size or (avoid and _first(self.free, avoid) is None):
+            return None
+        return self.policy.choose(self.free, avoid)
+
+    def least(self, avoid: AbstractSet[WorkerId]) -> Station | None:
+        """Give the open station with the least load, full or not."""
+        free, full = _first(self.free, avoid), _first(self.full, avoid)
+        if free is None or full is None:
+            return free or full
+        return full if full.load < free.load else free
+
+    def sleeper(self, avoid: AbstractSet[WorkerId]) -> Station | None:
+        """Give the sleeping station whose turn is longest past."""
+        return next((station for station in self.sleepers if station.worker.worker_id not in avoid), None)
+
+    def turn(self, station: Station) -> None:
+        """Let others of the same load go first the next time."""
+        if station in self.sleepers:
+            self.sleepers.move_to_end(station)
+        elif station.load < station.cap:
+            self.free.turn(station)
+        else:
+            self.full.turn(station)
+
+    # Tickets.
+
+    def line_up(self, ticket: Ticket) -> None:
+        self.lines.setdefault(LineKey.of(ticket.spec), OrderedDict())[ticket] = None
+
+    def step_out(self, ticket: Ticket) -> None:
+        key = LineKey.of(ticket.spec)
+        line = self.lines[key]
+        del line[ticket]
+        if not line:
+            del self.lines[key]
+
+    def can_grant(self, key: LineKey) -> bool:
+        """Tell whether the first ticket of a line need not wait any longer."""
+        if _first(self.free, key.avoid) is not None:
+            return True
+        return key.creates_job and _first(self.full, key.avoid) is not None
+
+
+def _first(stations: LoadBuckets, avoid: AbstractSet[WorkerId]) -> Station | None:
+    if not stations.size:
+        return None
+    if not avoid:
+        return stations.first()
+    return next((station for station in stations if station.worker.worker_id not in avoid), None)

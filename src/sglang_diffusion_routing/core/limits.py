@@ -1,0 +1,34 @@
+"""How much may run on a worker at once, and how much may wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sglang_diffusion_routing.core.worker import Worker
+
+NO_CAP = 1 << 62
+"""The cap of a worker without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """max_requests: tickets. max_bytes: sum of their `size_bytes`."""
+
+    max_requests: int = 16_384
+    max_bytes: int = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """max_concurrency: work that one worker is given at once, 0 for no cap.
+
+    A worker does one piece of work at a time (worker FIFO); the second is there when the first ends.
+    """
+
+    queue: QueueLimits = field(default_factory=QueueLimits)
+    max_concurrency: int = 2
+
+    def cap_of(self, worker: Worker) -> int:
+        """Give the worker's cap: its own, else everybody's."""
+        cap = self.max_concurrency if worker.max_concurrency is None else worker.max_concurrency
+        return cap or NO_CAP

@@ -1,0 +1,85 @@
+"""The bounds, the order and the deadlines of waiting work."""
+
+from __future__ import annotations
+
+import heapq
+
+from sglang_diffusion_routing.core.limits import QueueLimits
+from sglang_diffusion_routing.core.work import Ticket, Waiter, WorkSpec
+from sglang_diffusion_routing.errors import QueueFull
+
+# Trainers try again every second (up to 60 times), so that a longer wait would only let others overtake them.
+RETRY_AFTER_S = 1
+
+_FIRST_RETRY = -(1 << 62)
+
+
+class Queue:
+    """Keeps count of the tickets; which line a ticket stands in is its lane's affair.
+
+    A ticket's sequence is its place: lower is earlier. Work that a worker has failed already was admitted before and
+    has had its turn: it goes ahead of work that has not, and is never turned away for want of room.
+    """
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._sequence = 0
+        self._retry_sequence = _FIRST_RETRY
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self.count = 0
+        self.size_bytes = 0
+
+    def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Ticket:
+        """Give a ticket.
+
+        Raises:
+            QueueFull: naming the bound that was met.
+        """
+        if spec.avoid:
+            self._retry_sequence += 1
+            sequence = self._retry_sequence
+        else:
+            self._check_room(spec)
+            self._sequence += 1
+            sequence = self._sequence
+        ticket = Ticket(spec, waiter, now_s, sequence)
+        self.count += 1
+        self.size_bytes += spec.size_bytes
+        if spec.deadline_s is not None:
+            self._drop_stale_deadlines()
+            heapq.heappush(self._deadlines, (spec.deadline_s, sequence, ticket))
+        return ticket
+
+    def _check_room(self, spec: WorkSpec) -> None:
+        limits = self._limits
+        if self.count >= limits.max_requests:
+            raise QueueFull(self.count, f"{limits.max_requests} requests", RETRY_AFTER_S)
+        if self.size_bytes + spec.size_bytes > limits.max_bytes:
+            raise QueueFull(self.count, f"{limits.max_bytes} bytes", RETRY_AFTER_S)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Take a ticket back, however its waiting has ended."""
+        ticket.waiting = False
+        self.count -= 1
+        self.size_bytes -= ticket.spec.size_bytes
+
+    def due(self, now_s: float) -> list[Ticket]:
+        """Give the waiting tickets whose deadline has passed, earliest first; each is given once."""
+        due: list[Ticket] = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            ticket = heapq.heappop(self._deadlines)[2]
+            if ticket.waiting:
+                due.append(ticket)
+        return due
+
+    def next_deadline_s(self) -> float | None:
+        """Give the instant at which `due` may have something."""
+        while self._deadlines and not self._deadlines[0][2].waiting:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _drop_stale_deadlines(self) -> None:
+        # Tickets that were granted stay in the heap until their deadline; half of it may be such, and no more.
+        if len(self._deadlines) > 2 * self.count + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
+            heapq.heapify(self._deadlines)

@@ -1,0 +1,55 @@
+"""May a request that failed on one worker be sent to another?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+# A request that takes two workers down with it is taken to be the reason.
+_DEADLY = 2
+
+
+class Failure(Enum):
+    """How an attempt failed."""
+
+    CONNECT = "connect"
+    """Nothing was accepted: refused, or timed out while connecting."""
+    DIED = "died"
+    """The connection broke before the reply's head."""
+    ASLEEP = "asleep"
+    """The worker said that it sleeps; nothing ran."""
+    TIMED_OUT = "timed out"
+    """No answer in time."""
+    STATUS = "status"
+    """Any other reply, whatever its status."""
+    BEGUN = "begun"
+    """The connection broke after the reply's head."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """retries: sends after the first; 0 for none."""
+
+    retries: int = 1
+
+
+def may_retry(failure: Failure, attempts: int, limits: RetryLimits) -> bool:
+    """Tell whether `failure` may be sent to another worker.
+
+    A connect failure may, since no worker has seen the request, and each worker is tried once at most; so may what a
+    sleeping worker turned down. A worker that died before its response head may, once: a request that has killed two
+    workers is answered 502 with both names. A timeout or an HTTP error may not, since the generation may still be
+    running (HAProxy's `retry-on` warns of it), and a response that has begun never may.
+
+    Args:
+        attempts: workers that the request has reached and that died under it.
+    """
+    if limits.retries == 0:
+        return False
+    match failure:
+        case Failure.CONNECT | Failure.ASLEEP:
+            return attempts < _DEADLY
+        case Failure.DIED:
+            return attempts <= limits.retries and attempts < _DEADLY
+        case Failure.TIMED_OUT | Failure.STATUS | Failure.BEGUN:
+            return False

@@ -1,0 +1,284 @@
+"""Work in, leases out: late binding of waiting work to routable workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
+
+from sglang_diffusion_routing.core.lane import Lane
+from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
+from sglang_diffusion_routing.core.limits import SchedulerLimits
+from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
+from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.state import WorkerState
+from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
+from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
+from sglang_diffusion_routing.errors import NoCapableWorker, NoRoutableWorker, QueueTimeout, RouterError
+
+
+class Scheduler:
+    """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
+
+    A call that may end somebody's waiting returns these decisions; the caller delivers each to its waiter.
+    """
+
+    def __init__(self, limits: SchedulerLimits, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
+        self._limits = limits
+        self._lanes = Lanes(policy, rng)
+        self._queue = Queue(limits.queue)
+        self._stations: dict[Worker, Station] = {}
+        self._by_id: dict[WorkerId, Station] = {}
+        self._lease_ids = 0
+        self._routable: set[Station] = set()
+        self._unproven: dict[Station, None] = {}
+        self.live_leases = 0
+        self.paused = False
+
+    # Readings.
+
+    @property
+    def queued(self) -> int:
+        return self._queue.count
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue.size_bytes
+
+    @property
+    def model_matters(self) -> bool:
+        """Whether workers serve different models, or may, so that the model that a request names must be known."""
+        return self._lanes.models_differ
+
+    def in_flight(self, worker_id: WorkerId) -> int:
+        """Count a worker's live leases; 0 for one that is not here."""
+        station = self._by_id.get(worker_id)
+        return 0 if station is None else len(station.leases)
+
+    def leases_of(self, worker_id: WorkerId) -> list[Lease]:
+        """Give a worker's live leases, oldest first; also of one just removed."""
+        station = self._by_id.get(worker_id)
+        return [] if station is None else list(station.leases.values())
+
+    def answered_s(self, worker_id: WorkerId) -> float | None:
+        """Give the instant at which a worker last completed a reply."""
+        station = self._by_id.get(worker_id)
+        return None if station is None else station.answered_s
+
+    def next_deadline_s(self) -> float | None:
+        """Give the instant at which `expire` may have something to do."""
+        return self._queue.next_deadline_s()
+
+    # The way of a request.
+
+    def acquire(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Lease | Ticket:
+        """Give a lease if a worker has room, else a place in the queue.
+
+        Raises:
+            NoCapableWorker: no registered worker makes this, or may yet prove to.
+            NoRoutableWorker: those that do are all absent, asleep, quarantined, drained, stale or to be avoided.
+            QueueFull: it would have to wait, and there is no room.
+        """
+        lane = self._lanes.find(spec.needs, spec.model)
+        if spec.skips_queue:
+            return self._lease_past_queue(lane, spec, now_s)
+        if not self.paused:
+            station = lane.choose(spec.avoid, creates_job=spec.creates_job)
+            if station is not None:
+                return self._grant(station, spec, now_s, 0.0)
+            if not self._hope(lane, spec.avoid):
+                raise self._in_vain(lane, spec)
+        ticket = self._queue.enter(spec, waiter, now_s)
+        lane.line_up(ticket)
+        return ticket
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Take back a ticket whose waiter has left; one that was decided stays decided."""
+        if ticket.waiting:
+            self._step_out(ticket)
+
+    def release(self, lease: Lease, result: Result, status: int, now_s: float) -> list[Decision]:
+        """End a lease, once, and give its room to work that waits.
+
+        Args:
+            status: of the worker's reply, 0 when there was none.
+
+        Raises:
+            AssertionError: the lease has ended before.
+        """
+        if not lease.live:
+            raise AssertionError(f"lease {lease.lease_id} on {lease.worker.worker_id} has ended before")
+        lease.live = False
+        self.live_leases -= 1
+        station = self._stations[lease.worker]
+        del station.leases[lease.lease_id]
+        if result <= Result.SERVER_ERROR:
+            station.answered_s = now_s
+        if not lease.spec.skips_queue:
+            station.load -= 1
+            if station.open:
+                for lane in station.lanes:
+                    lane.shrank(station)
+                if self._queue.count:
+                    return self._dispatch(station.lanes, now_s)
+        if station.gone and not station.leases:
+            self._forget(station)
+        return []
+
+    def _lease_past_queue(self, lane: Lane, spec: WorkSpec, now_s: float) -> Lease:
+        station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
+        if station is None:
+            raise self._in_vain(lane, spec)
+        for other in station.lanes:
+            other.turn(station)
+        return self._grant(station, spec, now_s, 0.0)
+
+    def _grant(self, station: Station, spec: WorkSpec, now_s: float, queued_s: float) -> Lease:
+        self._lease_ids += 1
+        lease = Lease(self._lease_ids, station.worker, spec, now_s, queued_s)
+        station.leases[self._lease_ids] = lease
+        self.live_leases += 1
+        if not spec.skips_queue:
+            station.load += 1
+            for lane in station.lanes:
+                lane.grew(station)
+        return lease
+
+    # What ends waiting.
+
+    def refresh(self, worker: Worker, now_s: float) -> list[Decision]:
+        """Take in what the pool has changed about a worker, its registration and its removal included."""
+        self._lanes.touched()
+        station = self._stations.get(worker)
+        if worker.state is WorkerState.REMOVED:
+            if station is None or station.gone:
+                return []
+            self._leave(station)
+        else:
+            if station is None:
+                station = self._stations[worker] = self._by_id[worker.worker_id] = Station(worker)
+            stands, cap = standing(worker), self._limits.cap_of(worker)
+            if self._lanes.belongs(station, standing=stands, cap=cap):
+                return []
+            self._routable.discard(station)
+            self._unproven.pop(station, None)
+            if stands is Standing.ROUTABLE:
+                self._routable.add(station)
+            elif stands is Standing.UNPROVEN:
+                self._unproven[station] = None
+            is_open = station in self._routable or (station in self._unproven and not self._routable)
+            self._lanes.place(station, standing=stands, cap=cap, is_open=is_open)
+        self._open_or_close_unproven()
+        return self._settle(now_s, removed=station.gone)
+
+    def expire(self, now_s: float) -> list[Decision]:
+        """Refuse what has waited to its deadline."""
+        decisions: list[Decision] = []
+        for ticket in self._queue.due(now_s):
+            lane = self._step_out(ticket)
+            error = QueueTimeout(now_s - ticket.enqueued_s, self._lanes.by_status(lane))
+            decisions.append(Refused(ticket, error))
+        return decisions
+
+    def pause(self) -> None:
+        """Let work wait, whatever the workers do; none is refused while there is room."""
+        self.paused = True
+
+    def resume(self, now_s: float) -> list[Decision]:
+        """Let work go on."""
+        self.paused = False
+        return self._settle(now_s, removed=False)
+
+    def drop(self, matches: Callable[[Ticket], bool], error: RouterError) -> list[Decision]:
+        """Refuse the waiting work that matches."""
+        decisions: list[Decision] = []
+        for ticket in self._lanes.tickets():
+            if matches(ticket):
+                self._step_out(ticket)
+                decisions.append(Refused(ticket, error))
+        return decisions
+
+    def drop_all(self, error: RouterError) -> list[Decision]:
+        """Refuse all waiting work."""
+        return self.drop(lambda _: True, error)
+
+    def _leave(self, station: Station) -> None:
+        self._routable.discard(station)
+        self._unproven.pop(station, None)
+        self._lanes.remove(station)
+        station.open = False
+        station.gone = True
+        if not station.leases:
+            self._forget(station)
+
+    def _forget(self, station: Station) -> None:
+        del self._stations[station.worker]
+        if self._by_id.get(station.worker.worker_id) is station:
+            del self._by_id[station.worker.worker_id]
+
+    def _open_or_close_unproven(self) -> None:
+        """While nobody is routable, unproven workers are tried rather than none."""
+        is_open = not self._routable
+        for station in self._unproven:
+            if station.open is not is_open:
+                self._lanes.place(station, standing=station.standing, cap=station.cap, is_open=is_open)
+
+    def _step_out(self, ticket: Ticket) -> Lane:
+        lane = self._lanes.find(ticket.spec.needs, ticket.spec.model)
+        lane.step_out(ticket)
+        self._queue.leave(ticket)
+        return lane
+
+    def _settle(self, now_s: float, *, removed: bool) -> list[Decision]:
+        if self.paused or not self._queue.count:
+            return []
+        lanes = tuple(self._lanes.all)
+        return self._refuse_hopeless(lanes, removed=removed) + self._dispatch(lanes, now_s)
+
+    def _dispatch(self, lanes: Collection[Lane], now_s: float) -> list[Decision]:
+        """Grant what these lanes can, the earliest ticket first; a line that must wait holds up no other."""
+        decisions: list[Decision] = []
+        while not self.paused:
+            ready = [
+                (next(iter(line)), lane) for lane in lanes for key, line in lane.lines.items() if lane.can_grant(key)
+            ]
+            if not ready:
+                break
+            ticket, lane = min(ready, key=_place_in_queue)
+            spec = ticket.spec
+            station = lane.choose(spec.avoid, creates_job=spec.creates_job)
+            if station is None:
+                raise AssertionError("a lane that can grant must have a station to choose")
+            lane.step_out(ticket)
+            self._queue.leave(ticket)
+            lease = self._grant(station, spec, now_s, now_s - ticket.enqueued_s)
+            decisions.append(Granted(ticket, lease))
+        return decisions
+
+    def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
+        decisions: list[Decision] = []
+        for lane in lanes:
+            for key in [key for key in lane.lines if not self._hope(lane, key.avoid)]:
+                for ticket in list(lane.lines[key]):
+                    lane.step_out(ticket)
+                    self._queue.leave(ticket)
+                    # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
+                    gone = NoRoutableWorker(self._lanes.by_status(lane)) if removed else None
+                    decisions.append(Refused(ticket, gone or self._in_vain(lane, ticket.spec)))
+        return decisions
+
+    def _hope(self, lane: Lane, avoid: AbstractSet[WorkerId]) -> bool:
+        """Tell whether a worker that may do the lane's work, and is not to be avoided, is routable or on its way."""
+        if not avoid:
+            return lane.hope > 0
+        avoided = (self._by_id.get(worker_id) for worker_id in avoid)
+        return lane.hope > sum(s is not None and lane in s.hopes and s.standing in HOPEFUL for s in avoided)
+
+    def _in_vain(self, lane: Lane, spec: WorkSpec) -> RouterError:
+        if not self._lanes.capable(spec.needs):
+            return NoCapableWorker(spec.needs.value)
+        return NoRoutableWorker(self._lanes.by_status(lane))
+
+
+def _place_in_queue(ready: tuple[Ticket, Lane]) -> int:
+    return ready[0].sequence

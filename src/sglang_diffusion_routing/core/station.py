@@ -1,0 +1,105 @@
+"""A worker as the scheduler sees it, and stations ordered by load."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sglang_diffusion_routing.core.work import Lease
+from sglang_diffusion_routing.core.worker import Standing, Worker
+
+if TYPE_CHECKING:
+    from sglang_diffusion_routing.core.lane import Lane
+
+
+class Station:
+    """Where work is done: one worker with its leases.
+
+    worker: its record, read only in `Scheduler.refresh`, never on the way of a request.
+    leases: live ones, by id.
+    load: leases that count against the cap (all but those that skip the queue).
+    cap: largest load at which it is given no more work.
+    open: whether it takes work, be it full; standing: why.
+    gone: removed; it stays until its last lease has ended.
+    answered_s: instant at which it last completed a reply.
+    lanes: those whose work it can do; hopes: those whose work may wait for it, which are at least these.
+    """
+
+    __slots__ = ("answered_s", "cap", "gone", "hopes", "lanes", "leases", "load", "open", "standing", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.standing = Standing.AWAY
+        self.leases: dict[int, Lease] = {}
+        self.load = 0
+        self.cap = 0
+        self.open = False
+        self.gone = False
+        self.answered_s: float | None = None
+        self.lanes: tuple[Lane, ...] = ()
+        self.hopes: tuple[Lane, ...] = ()
+
+
+class LoadBuckets:
+    """Stations by load; within a load, the one that has stood there longest comes first.
+
+    Every step is O(1), amortised. An OrderedDict is a set with an order whose first member is found at once; a dict
+    walks over what was deleted before it.
+    """
+
+    __slots__ = ("_buckets", "_lowest", "size")
+
+    def __init__(self) -> None:
+        self._buckets: list[OrderedDict[Station, None]] = [OrderedDict()]
+        self._lowest = 0
+        self.size = 0
+
+    def add(self, station: Station) -> None:
+        load, buckets = station.load, self._buckets
+        while load >= len(buckets):
+            buckets.append(OrderedDict())
+        buckets[load][station] = None
+        if load < self._lowest or not self.size:
+            self._lowest = load
+        self.size += 1
+
+    def discard(self, station: Station, load: int) -> None:
+        """Take a station out that was put in, or last moved, with this load."""
+        buckets = self._buckets
+        del buckets[load][station]
+        self.size -= 1
+        if self.size:
+            while not buckets[self._lowest]:
+                self._lowest += 1
+
+    def risen(self, station: Station) -> None:
+        """Follow a station whose load has grown by one."""
+        load, buckets = station.load, self._buckets
+        below = buckets[load - 1]
+        del below[station]
+        if load == len(buckets):
+            buckets.append(OrderedDict())
+        buckets[load][station] = None
+        if not below and self._lowest == load - 1:
+            self._lowest = load
+
+    def fallen(self, station: Station) -> None:
+        """Follow a station whose load has shrunk by one."""
+        load, buckets = station.load, self._buckets
+        del buckets[load + 1][station]
+        buckets[load][station] = None
+        self._lowest = min(self._lowest, load)
+
+    def first(self) -> Station:
+        """Give the least loaded station; there must be one."""
+        return next(iter(self._buckets[self._lowest]))
+
+    def __iter__(self) -> Iterator[Station]:
+        """Give all stations, least loaded first."""
+        for bucket in self._buckets[self._lowest :]:
+            yield from bucket
+
+    def turn(self, station: Station) -> None:
+        """Put a station behind the others of its load."""
+        self._buckets[station.load].move_to_end(station)
