@@ -53,6 +53,7 @@ class DownstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_awaits_continue",
         "_body_left",
         "_chunks",
         "_partial",
@@ -77,6 +78,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._partial: HeadInProgress | None = None
         self._pending = b""
         self._body_left = 0
+        self._awaits_continue = False
         self._chunks: ChunkedBody | None = None
         self._reading = True
         self._quiet_since_s = server.now_s
@@ -105,6 +107,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._read_head(data)
         elif state is _BODY:
             self._quiet_since_s = self._server.now_s
+            self._awaits_continue = False
             self._read_body(data)
         elif state is _REPLY:
             self._pending += data
@@ -215,6 +218,7 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             done = True
         self._state = _REPLY if done else _BODY
+        self._awaits_continue = head.expects_continue and not span
         self._pending = rest
         try:
             conversation = self._server.converse(self, head)
@@ -273,6 +277,11 @@ class DownstreamConnection(asyncio.Protocol):
             self._quiet_since_s = self._server.now_s
             self.transport.resume_reading()
 
+    def continued(self) -> None:
+        """The client has been told to send the body that it held back."""
+        self._awaits_continue = False
+        self._quiet_since_s = self._server.now_s
+
     # writing
 
     def write(self, span: bytes) -> None:
@@ -306,18 +315,19 @@ class DownstreamConnection(asyncio.Protocol):
         if close:
             self._linger()
             return
-        self._state = _HEAD
         self.head = None
         self._quiet_since_s = self._server.now_s
         if self._pending:
             # Not at once: a thousand pipelined requests would nest a thousand calls deep.
             asyncio.get_running_loop().call_soon(self._next)
         else:
+            self._state = _HEAD
             self.resume_body()
 
     def _next(self) -> None:
-        if self._state is not _HEAD or self.transport.is_closing():
+        if self._state is not _REPLY or self.transport.is_closing():
             return
+        self._state = _HEAD
         data, self._pending = self._pending, b""
         self.resume_body()
         self._read_head(data)
@@ -381,13 +391,18 @@ class DownstreamConnection(asyncio.Protocol):
         elif state is _LINGER:
             if quiet_s > LINGER_S:
                 self.transport.abort()
-        elif state is _BODY and self._reading and quiet_s > limits.client_body_timeout_s:
+        elif state is _BODY and quiet_s > limits.client_body_timeout_s and self._owes_body:
             limit_s = limits.client_body_timeout_s
             if self.conversation is not None:
                 error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
                 self._break_off(self.conversation, error)
         if self._unsent_bytes:
             self._check_progress(now_s)
+
+    @property
+    def _owes_body(self) -> bool:
+        """Whether it is for the client to send: we read, and it does not wait for a 100."""
+        return self._reading and not self._awaits_continue
 
     def _check_progress(self, now_s: float) -> None:
         unsent = self.transport.get_write_buffer_size()

@@ -231,6 +231,8 @@ class Exchange(Turns):
         if head.status == 100 and (not self.head.expects_continue or self._body_done):
             return
         downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, b"".join(head.lines)))
+        if head.status == 100:
+            downstream.continued()
 
     def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
         if head.status == 101:
@@ -313,7 +315,7 @@ class Exchange(Turns):
 
     def _framing(self, head: ReplyHead) -> bytes:
         """Give the line that says how the body ends; a length is among the head's own lines."""
-        if not head.chunked and not head.until_close:
+        if not (head.chunked or head.until_close) or head.status == 204:
             return b""
         if self.head.http_10:
             self._reply_close = True

@@ -46,8 +46,11 @@ class Repeats:
 
     def forget(self, exchange: Exchange) -> None:
         """The request is over: the key is free."""
-        if exchange.head.idempotency_key is not None:
-            self._running.pop(_key(exchange.head), None)
+        if exchange.head.idempotency_key is None:
+            return
+        key = _key(exchange.head)
+        if self._running.get(key) is exchange:
+            del self._running[key]
 
 
 def _key(head: RequestHead) -> _Key:
