@@ -248,8 +248,10 @@ class QueueFull(RouterError):
     http_status = 429
     retryable = True
 
-    def __init__(self, queued: int, limit: str, retry_after_s: int) -> None:
-        super().__init__(f"the queue is full ({limit})", retry_after_s=retry_after_s, queued=queued)
+    def __init__(self, queued: int, limit: str, retry_after_s: int, by_status: Mapping[str, int]) -> None:
+        super().__init__(
+            f"the queue is full ({limit})", retry_after_s=retry_after_s, queued=queued, by_status=dict(by_status)
+        )
 
 
 class NoRoutableWorker(RouterError):

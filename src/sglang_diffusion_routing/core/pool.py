@@ -15,7 +15,7 @@ from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigg
 from sglang_diffusion_routing.core.transitions import Transitions
 from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Worker, WorkerId
-from sglang_diffusion_routing.errors import UnknownWorker
+from sglang_diffusion_routing.errors import Conflict, UnknownWorker
 
 
 class Pool(Transitions):
@@ -93,9 +93,16 @@ class Pool(Transitions):
 
     @_take.register
     def _refit_requested(self, event: ev.RefitRequested, now_s: float) -> None:
+        worker = self._known(event.worker_id)
+        if worker.weight_group is None:
+            raise Conflict(
+                f"{worker.worker_id} has not said yet what it serves, so its weight group is not known",
+                worker=worker.worker_id,
+                state=worker.state.value,
+                asked=Trigger.REFIT.value,
+            )
         order = self._order(Trigger.REFIT, event.request, event.drain_limit_s)
-        order = replace(order, refit_id=event.refit_id, version=event.version)
-        self._ask(self._known(event.worker_id), order, now_s)
+        self._ask(worker, replace(order, refit_id=event.refit_id, version=event.version), now_s)
 
     @_take.register
     def _wake_requested(self, event: ev.WakeRequested, now_s: float) -> None:
@@ -258,7 +265,8 @@ class Pool(Transitions):
     @_take.register
     def _drained(self, event: ev.WorkerDrained, now_s: float) -> None:
         worker = self._same(event.worker_id, event.incarnation)
-        if worker is not None:
+        # The news may be late: what it drained for was called off, or has begun.
+        if worker is not None and worker.state is WorkerState.DRAINING:
             self._happen(worker, Trigger.DRAINED, now_s)
 
     # How a command ended.

@@ -6,10 +6,6 @@ import heapq
 
 from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.work import Ticket, Waiter, WorkSpec
-from sglang_diffusion_routing.errors import QueueFull
-
-# Trainers try again every second (up to 60 times), so that a longer wait would only let others overtake them.
-RETRY_AFTER_S = 1
 
 _FIRST_RETRY = -(1 << 62)
 
@@ -29,17 +25,23 @@ class Queue:
         self.count = 0
         self.size_bytes = 0
 
-    def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Ticket:
-        """Give a ticket.
+    def met(self, spec: WorkSpec) -> str | None:
+        """Name the bound that this work would break, None if there is room for it."""
+        limits = self._limits
+        if spec.avoid:
+            return None
+        if self.count >= limits.max_requests:
+            return f"{limits.max_requests} requests"
+        if self.size_bytes + spec.size_bytes > limits.max_bytes:
+            return f"{limits.max_bytes} bytes"
+        return None
 
-        Raises:
-            QueueFull: naming the bound that was met.
-        """
+    def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Ticket:
+        """Give a ticket; whether there is room was asked before."""
         if spec.avoid:
             self._retry_sequence += 1
             sequence = self._retry_sequence
         else:
-            self._check_room(spec)
             self._sequence += 1
             sequence = self._sequence
         ticket = Ticket(spec, waiter, now_s, sequence)
@@ -49,13 +51,6 @@ class Queue:
             self._drop_stale_deadlines()
             heapq.heappush(self._deadlines, (spec.deadline_s, sequence, ticket))
         return ticket
-
-    def _check_room(self, spec: WorkSpec) -> None:
-        limits = self._limits
-        if self.count >= limits.max_requests:
-            raise QueueFull(self.count, f"{limits.max_requests} requests", RETRY_AFTER_S)
-        if self.size_bytes + spec.size_bytes > limits.max_bytes:
-            raise QueueFull(self.count, f"{limits.max_bytes} bytes", RETRY_AFTER_S)
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket back, however its waiting has ended."""

@@ -14,7 +14,10 @@ from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
-from sglang_diffusion_routing.errors import NoCapableWorker, NoRoutableWorker, QueueTimeout, RouterError
+from sglang_diffusion_routing.errors import NoCapableWorker, NoRoutableWorker, QueueFull, QueueTimeout, RouterError
+
+# Trainers try again every second (up to 60 times); a longer wait would only let others overtake them.
+QUEUE_FULL_RETRY_AFTER_S = 1
 
 
 class Scheduler:
@@ -88,6 +91,9 @@ class Scheduler:
                 return self._grant(station, spec, now_s, 0.0)
             if not self._hope(lane, spec.avoid):
                 raise self._in_vain(lane, spec)
+        bound = self._queue.met(spec)
+        if bound is not None:
+            raise QueueFull(self._queue.count, bound, QUEUE_FULL_RETRY_AFTER_S, self._lanes.by_status(lane))
         ticket = self._queue.enter(spec, waiter, now_s)
         lane.line_up(ticket)
         return ticket
