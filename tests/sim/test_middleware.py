@@ -1,3 +1,4 @@
+import re
 import socket
 import threading
 import time
@@ -45,11 +46,13 @@ def test_an_unhandled_error_closes_the_socket_without_saying_so(sim: Running) ->
     assert reply.count(b"HTTP/1.1") == 1
 
 
-def test_a_handled_error_keeps_the_connection_for_five_seconds(sim: Running) -> None:
-    started_s = time.monotonic()
-    reply = raw(sim, b"POST /v1/set_lora HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
-    assert reply.startswith(b"HTTP/1.1 422 Unprocessable")
-    assert 4.5 < time.monotonic() - started_s < 8.0
+def test_a_handled_error_keeps_the_connection(sim: Running) -> None:
+    reply = raw(
+        sim,
+        b"POST /v1/set_lora HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
+        b"GET /liveness HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    assert re.findall(rb"HTTP/1.1 \d+", reply) == [b"HTTP/1.1 422", b"HTTP/1.1 200"]
 
 
 def test_a_cut_reply_breaks_off_in_its_body(sim: Running) -> None:

@@ -44,13 +44,13 @@ async def _read(request: Request) -> tuple[MeshGenerationsRequest, str]:
     """Read the request and name its image: the hash of an upload, or what stands for it."""
     image: str | None
     if is_multipart(request):
-        form = await request.form()
-        sources = [*form.getlist("image"), *form.getlist("image[]"), *form.getlist("url"), *form.getlist("url[]")]
-        if not sources:
-            raise HTTPException(status_code=422, detail="Field 'image' or 'url' is required for mesh generation")
-        first = sources[0]
-        image = first if isinstance(first, str) else hashlib.sha256(await first.read()).hexdigest()
-        fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
+        async with request.form() as form:
+            sources = [*form.getlist("image"), *form.getlist("image[]"), *form.getlist("url"), *form.getlist("url[]")]
+            if not sources:
+                raise HTTPException(status_code=422, detail="Field 'image' or 'url' is required for mesh generation")
+            first = sources[0]
+            image = first if isinstance(first, str) else hashlib.sha256(await first.read()).hexdigest()
+            fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
     else:
         fields = await lenient_json(request)
         image = fields.get("input_image")

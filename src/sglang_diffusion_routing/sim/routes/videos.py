@@ -57,13 +57,13 @@ async def create_video(request: Request, worker: TheWorker) -> JSONResponse:
 
 async def _read(request: Request) -> VideoGenerationsRequest:
     if is_multipart(request):
-        form = await request.form()
-        fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
+        async with request.form() as form:
+            fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str)}
+            reference = form.get("input_reference")
+            if reference is not None and not isinstance(reference, str):
+                fields["input_reference"] = reference.filename
         if not fields.get("prompt"):
             raise bad_request("prompt is required")
-        reference = form.get("input_reference")
-        if reference is not None and not isinstance(reference, str):
-            fields["input_reference"] = reference.filename
     else:
         fields = await lenient_json(request)
     try:
