@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
+from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerUrl, refused_address
 from sglang_diffusion_routing.errors import ConnectFailed
 
@@ -17,7 +18,7 @@ KEEPALIVE_IDLE_S = 30
 """A host that vanished without a word is noticed after about a minute: 30 s idle, then 3 probes 10 s apart."""
 
 
-async def resolve_worker(url: WorkerUrl) -> list[str]:
+async def resolve_worker(url: WorkerUrl, allowed: AllowList) -> list[str]:
     """Give the addresses of a worker's host, each of them allowed; `ConnectFailed` otherwise.
 
     A name of which one address is refused is refused whole: it may be a rebinding attack.
@@ -31,17 +32,24 @@ async def resolve_worker(url: WorkerUrl) -> list[str]:
         why = refused_address(address)
         if why is not None:
             raise ConnectFailed(str(url), f"its address {address} is refused: {why}")
+        if not allowed.allows_host(url.host) and not allowed.allows_address(address):
+            raise ConnectFailed(str(url), f"its address {address} is not on the list of allowed workers")
     return addresses
 
 
 async def open_worker_connection(
-    url: WorkerUrl, factory: Callable[[], P], *, timeout_s: float, tls: ssl.SSLContext | None = None
+    url: WorkerUrl,
+    factory: Callable[[], P],
+    *,
+    timeout_s: float,
+    allowed: AllowList | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> P:
     """Connect to a worker within `timeout_s`, address by address; raise `ConnectFailed`."""
     last = "no address"
     try:
         async with asyncio.timeout(timeout_s):
-            for address in await resolve_worker(url):
+            for address in await resolve_worker(url, allowed or AllowList()):
                 try:
                     return await _connect(url, address, factory, tls)
                 except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from enum import Enum
 from typing import cast
 
@@ -43,6 +44,7 @@ class _State(Enum):
     """Everything is answered; reading until the client closes."""
 
 
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
 
 
@@ -56,6 +58,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_awaits_continue",
         "_body_left",
         "_chunks",
+        "_half_closed",
         "_partial",
         "_pending",
         "_quiet_since_s",
@@ -78,6 +81,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._partial: HeadInProgress | None = None
         self._pending = b""
         self._body_left = 0
+        self._half_closed = False
         self._awaits_continue = False
         self._chunks: ChunkedBody | None = None
         self._reading = True
@@ -98,8 +102,7 @@ class DownstreamConnection(asyncio.Protocol):
         peername = transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             self.peer = (str(peername[0]), int(peername[1]))
-        if not self._server.joined(self):
-            transport.close()
+        self._server.joined(self)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -125,7 +128,8 @@ class DownstreamConnection(asyncio.Protocol):
             return True
         # A client that closes and one that only shuts down its sending side look alike; nearly all are the
         # former, and a generation for nobody costs a GPU.
-        return conversation.survives_half_close and self._state is _REPLY
+        self._half_closed = conversation.survives_half_close and self._state is _REPLY
+        return self._half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.left(self)
@@ -151,9 +155,9 @@ class DownstreamConnection(asyncio.Protocol):
         partial = self._partial
         if partial is not None:
             data = partial.data + data
-        while data[:2] == b"\r\n":
-            # RFC 9112 §2.2: an empty line before the request line is forgiven.
-            data = data[2:]
+        if data[:2] == b"\r\n":
+            # RFC 9112 §2.2: empty lines before the request line are forgiven.
+            data = data[cast("re.Match[bytes]", _EMPTY_LINES.match(data)).end() :]
         end = data.find(b"\r\n\r\n") + 4
         limits = self._server.limits
         if end == 3:
@@ -312,7 +316,7 @@ class DownstreamConnection(asyncio.Protocol):
     def reply_done(self, *, close: bool) -> None:
         """The reply is whole: take the next request, or close."""
         self.conversation = None
-        if close:
+        if close or self._half_closed or self._server.closing:
             self._linger()
             return
         self.head = None
@@ -378,26 +382,26 @@ class DownstreamConnection(asyncio.Protocol):
 
     def tick(self, now_s: float) -> None:
         """Enforce the deadlines; called about once a second."""
+        if self._unsent_bytes or self.transport.is_closing():
+            self._check_progress(now_s)
         limits = self._server.limits
         state = self._state
         quiet_s = now_s - self._quiet_since_s
         if state is _HEAD:
-            if self._partial is not None:
-                if quiet_s > limits.client_head_timeout_s:
-                    limit_s = limits.client_head_timeout_s
-                    self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
-            elif quiet_s > limits.client_idle_timeout_s:
-                self.transport.close()
-        elif state is _LINGER:
-            if quiet_s > LINGER_S:
-                self.transport.abort()
-        elif state is _BODY and quiet_s > limits.client_body_timeout_s and self._owes_body:
-            limit_s = limits.client_body_timeout_s
-            if self.conversation is not None:
+            if self._partial is None:
+                if quiet_s > limits.client_idle_timeout_s:
+                    self.transport.close()
+            elif quiet_s > limits.client_head_timeout_s:
+                limit_s = limits.client_head_timeout_s
+                self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
+        elif state is _BODY:
+            conversation = self.conversation
+            if quiet_s > limits.client_body_timeout_s and self._owes_body and conversation is not None:
+                limit_s = limits.client_body_timeout_s
                 error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
-                self._break_off(self.conversation, error)
-        if self._unsent_bytes:
-            self._check_progress(now_s)
+                self._break_off(conversation, error)
+        elif state is _LINGER and quiet_s > LINGER_S:
+            self.transport.abort()
 
     @property
     def _owes_body(self) -> bool:
@@ -405,9 +409,10 @@ class DownstreamConnection(asyncio.Protocol):
         return self._reading and not self._awaits_continue
 
     def _check_progress(self, now_s: float) -> None:
+        """Abort when the client takes nothing of what waits for it, also of the rest on a closing connection."""
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._unsent_bytes:
             self._unsent_bytes = unsent
             self._unsent_since_s = now_s
-        elif now_s - self._unsent_since_s > self._server.limits.stall_timeout_s:
+        elif unsent and now_s - self._unsent_since_s > self._server.limits.stall_timeout_s:
             self.transport.abort()

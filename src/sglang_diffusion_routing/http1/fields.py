@@ -49,7 +49,9 @@ NEVER_IN_TRAILERS = HOP_BY_HOP | {b"content-length", b"host", b"expect"}
 """Fields that a trailer section must not carry (RFC 9110 §6.5.1)."""
 
 _USUAL_TOKENS = {word: frozenset({word.lower()}) for word in (b"keep-alive", b"Keep-Alive", b"close", b"Close")}
-_UNLISTED = frozenset({b"close", b"keep-alive", b"upgrade"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
+"""Never dropped because Connection names them: without its length a body would be read as the next message."""
+_UNLISTED = frozenset({b"close", b"keep-alive", b"upgrade"}) | _FRAMING
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -61,9 +63,9 @@ def content_length(value: bytes) -> int:
     return int(value)
 
 
-def is_chunked(value: bytes) -> bool:
+def is_chunked(codings: Sequence[bytes]) -> bool:
     """Accept exactly `chunked` as transfer coding; anything else is unknown here (RFC 9112 §6.1)."""
-    if value.strip(b" \t").lower() != b"chunked":
+    if len(codings) != 1 or codings[0].lower() != b"chunked":
         raise UnknownCoding("the only transfer coding understood here is 'chunked'")
     return True
 
@@ -93,6 +95,11 @@ def without_nominated(lines: list[bytes], tokens: frozenset[bytes]) -> list[byte
         return lines
     named = tokens - _UNLISTED
     return [line for line in lines if line.partition(b":")[0].lower() not in named]
+
+
+def without(lines: list[bytes], name: bytes) -> list[bytes]:
+    """Drop the header lines of one field (lower case)."""
+    return [line for line in lines if line.partition(b":")[0].lower() != name]
 
 
 def check_trailer(line: bytes) -> None:

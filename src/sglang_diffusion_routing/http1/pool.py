@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 
+from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.connect import open_worker_connection
@@ -21,18 +22,27 @@ class Upstreams:
     """All connections to all workers.
 
     max_connections: to one worker, 0 for no limit; who finds none waits in order.
+    allowed: what a worker's name may resolve to.
     idle_reuse_s: an idle connection older than this is closed instead of used (SGLang's uvicorn closes at 5 s).
     """
 
     def __init__(
-        self, *, connect_timeout_s: float, idle_reuse_s: float, max_connections: int, max_head_bytes: int
+        self,
+        *,
+        connect_timeout_s: float,
+        idle_reuse_s: float,
+        max_connections: int,
+        max_head_bytes: int,
+        allowed: AllowList | None = None,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._idle_reuse_s = idle_reuse_s
         self._max_connections = max_connections
         self._max_head_bytes = max_head_bytes
+        self._allowed = allowed or AllowList()
         self._idle: dict[WorkerId, list[UpstreamConnection]] = {}
         self._open: dict[WorkerId, int] = {}
+        self._connections: set[UpstreamConnection] = set()
         self._waiting: dict[WorkerId, deque[asyncio.Future[UpstreamConnection | None]]] = {}
         self._tls: ssl.SSLContext | None = None
         self._loop = asyncio.get_running_loop()
@@ -56,6 +66,7 @@ class Upstreams:
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request, or close it when its reply forbids that."""
         connection.detach()
+        connection.resume()
         if not connection.reusable or connection.transport.is_closing():
             connection.close()
             return
@@ -90,20 +101,29 @@ class Upstreams:
     ) -> None:
         while self._max_connections and self.open_connections(worker_id) >= self._max_connections:
             handed_over = await self._wait_for_one(worker_id)
-            if handed_over is not None and not handed_over.transport.is_closing():
+            if handed_over is None:
+                break
+            if not handed_over.transport.is_closing():
                 on_open(handed_over)
                 return
-        self._open[worker_id] = self.open_connections(worker_id) + 1
+        else:
+            self._open[worker_id] = self.open_connections(worker_id) + 1
         connection = UpstreamConnection(worker_id, self, self._max_head_bytes)
         try:
             await self._connect(connection, url)
-        except ConnectFailed as error:
-            self._count_out(worker_id)
+        except BaseException as error:
+            if connection.made:
+                connection.transport.abort()
+            else:
+                self._count_out(worker_id)
+            if not isinstance(error, ConnectFailed):
+                raise
             on_failure(error)
             return
-        except BaseException:
-            self._count_out(worker_id)
-            raise
+        if connection.transport.is_closing():
+            on_failure(ConnectFailed(str(worker_id), "it closed the connection at once"))
+            return
+        self._connections.add(connection)
         self.connects_total += 1
         on_open(connection)
 
@@ -115,7 +135,9 @@ class Upstreams:
                 raise ConnectFailed("the control app", str(error.strerror or error)) from None
         else:
             tls = self._tls_context() if url.scheme == "https" else None
-            await open_worker_connection(url, lambda: connection, timeout_s=self._connect_timeout_s, tls=tls)
+            await open_worker_connection(
+                url, lambda: connection, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
+            )
         connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -137,14 +159,14 @@ class Upstreams:
                 # Handed over in the same moment.
                 self.give_back(connection)
             else:
-                self._hand_over(worker_id, None)
+                self._count_out(worker_id)
             raise
         finally:
             if not line:
                 self._waiting.pop(worker_id, None)
 
     def _hand_over(self, worker_id: WorkerId, connection: UpstreamConnection | None) -> bool:
-        """Give a connection, or the room for one, to who waits first."""
+        """Give a connection, or (None) the room for one, which stays counted, to who waits first."""
         for place in self._waiting.get(worker_id, ()):
             if not place.done():
                 place.set_result(connection)
@@ -154,19 +176,21 @@ class Upstreams:
 
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection has ended."""
+        self._connections.discard(connection)
         idle = self._idle.get(connection.worker_id)
         if idle and connection in idle:
             idle.remove(connection)
         self._count_out(connection.worker_id)
 
     def _count_out(self, worker_id: WorkerId) -> None:
+        if self._waiting and self._hand_over(worker_id, None):
+            return
         left = self._open[worker_id] - 1
         if left:
             self._open[worker_id] = left
         else:
             del self._open[worker_id]
             self._idle.pop(worker_id, None)
-        self._hand_over(worker_id, None)
 
     def open_connections(self, worker_id: WorkerId) -> int:
         """How many connections to this worker exist, busy and idle."""
@@ -180,9 +204,7 @@ class Upstreams:
                 idle.remove(connection)
                 connection.close()
 
-    def close_idle(self) -> None:
-        """Close every idle connection."""
-        for idle in list(self._idle.values()):
-            for connection in idle:
-                connection.close()
-            idle.clear()
+    def abort_all(self) -> None:
+        """Break off every connection; who waits for a reply is told that it is lost."""
+        for connection in list(self._connections):
+            connection.transport.abort()

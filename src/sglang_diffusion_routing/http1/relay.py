@@ -58,7 +58,7 @@ class Exchange(Turns):
     worker_failed = False
     _kept_bytes = 0
     _body_done = False
-    _client_slow = False
+    _upstream_full = False
     _connecting: asyncio.Task[None] | None = None
     _rechunk = False
     _reply_close = False
@@ -95,8 +95,9 @@ class Exchange(Turns):
             spans += self._kept
         if self._kept_bytes > self._replay_max_bytes:
             self._kept = None
+        self._upstream_full = False
         upstream.send(self, spans, to_head=self.head.method == b"HEAD")
-        if not self._body_done and downstream is not None:
+        if not self._body_done and not self._upstream_full and downstream is not None:
             downstream.resume_body()
 
     def connect_failed(self, error: ConnectFailed) -> None:
@@ -197,23 +198,25 @@ class Exchange(Turns):
         return self.downstream is not None or bool(self._joined)
 
     def client_full(self) -> None:
-        self._client_slow = True
         self.pause_upstream()
 
     def client_writable(self) -> None:
-        self._client_slow = False
         self.resume_upstream()
 
     def pause_upstream(self) -> None:
         """Take no more of the reply: a client is behind."""
-        if self.upstream is not None and self.phase is _RELAYING and not self.upstream.transport.is_closing():
-            self.upstream.transport.pause_reading()
+        if self.upstream is not None and self.phase is _RELAYING:
+            self.upstream.pause()
 
     def resume_upstream(self) -> None:
         """Go on, unless a client is still behind."""
-        slow = (self._client_slow and self.downstream is not None) or any(joined.full for joined in self._joined)
-        if not slow and self.upstream is not None and not self.upstream.transport.is_closing():
-            self.upstream.transport.resume_reading()
+        if self.upstream is not None and not self._is_held_up:
+            self.upstream.resume()
+
+    @property
+    def _is_held_up(self) -> bool:
+        slow = self.downstream is not None and self.downstream.is_full
+        return slow or any(joined.full for joined in self._joined)
 
     def client_tunnel(self, data: bytes) -> None:
         """Never called: a tunnel is a conversation of its own."""
@@ -230,7 +233,7 @@ class Exchange(Turns):
             return
         if head.status == 100 and (not self.head.expects_continue or self._body_done):
             return
-        downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, b"".join(head.lines)))
+        downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.block))
         if head.status == 100:
             downstream.continued()
 
@@ -292,8 +295,8 @@ class Exchange(Turns):
         self._kept = None
         self._reply = head
         framing = self._framing(head)
-        lines = b"".join(head.lines)
-        start = b"HTTP/1.1 %d %b\r\n%b%b%b" % (head.status, head.reason, lines, self.reply_lines(head), framing)
+        block = self.relocated(head) if head.has_location else head.block
+        start = b"HTTP/1.1 %d %b\r\n%b%b%b" % (head.status, head.reason, block, self.reply_lines(head), framing)
         for joined in self._joined:
             joined.begin(start)
         downstream = self.downstream
@@ -301,6 +304,8 @@ class Exchange(Turns):
             if downstream is not None:
                 downstream.write(self._finished(start, downstream))
             self._pass_body(span, done)
+            if not done and self._is_held_up:
+                self.pause_upstream()
             return
         start = self._finished(start, downstream)
         if span:
@@ -311,7 +316,7 @@ class Exchange(Turns):
         if done:
             self._finish(head)
         elif downstream.is_full:
-            self.client_full()
+            self.pause_upstream()
 
     def _framing(self, head: ReplyHead) -> bytes:
         """Give the line that says how the body ends; a length is among the head's own lines."""
@@ -365,8 +370,6 @@ class Exchange(Turns):
         self.upstream = None
         if upstream is not None:
             if self._body_done:
-                if self._client_slow and not upstream.transport.is_closing():
-                    upstream.transport.resume_reading()
                 self.upstreams.give_back(upstream)
             else:
                 # It answered before the request was whole: what it would read next is the rest of this body.
@@ -404,10 +407,12 @@ class Exchange(Turns):
         """Never called: a tunnel is a conversation of its own."""
 
     def upstream_full(self) -> None:
+        self._upstream_full = True
         if self.downstream is not None and not self._body_done:
             self.downstream.pause_body()
 
     def upstream_writable(self) -> None:
+        self._upstream_full = False
         if self.downstream is not None and not self._body_done:
             self.downstream.resume_body()
 

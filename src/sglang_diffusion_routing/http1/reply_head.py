@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import httptools
 
 from sglang_diffusion_routing.errors import BadFraming, BadRequest
@@ -14,23 +16,28 @@ from sglang_diffusion_routing.http1.fields import (
     content_length,
     has_control_characters,
     is_chunked,
+    without,
     without_nominated,
 )
 
 _PREFIX = len(ROUTER_PREFIX)
+REMEMBERED_HEADS = 256
+REMEMBERED_BYTES = 1024
+"""At most a quarter of a mebibyte of heads is kept; longer ones are read each time."""
 _NO_TOKENS: frozenset[bytes] = frozenset()
 
 
 class ReplyHead:
-    """A worker's reply head, checked.
+    """A worker's reply head, checked. Not to be changed once it is parsed.
 
-    status: 100-999. lines: end-to-end header lines as sent, each with its CRLF.
+    status: 100-999. lines: end-to-end header lines as sent, each with its CRLF. block: the same joined.
     has_location: one of them is Location or Content-Location.
     until_close: neither length nor coding, so the body ends with the connection.
     """
 
     __slots__ = (
         "_specials",
+        "block",
         "chunked",
         "content_length",
         "has_location",
@@ -49,6 +56,7 @@ class ReplyHead:
         self.http_10 = False
         self.keep_alive = True
         self.lines: list[bytes] = []
+        self.block = b""
         self.has_location = False
         self.content_length: int | None = None
         self.chunked = False
@@ -90,7 +98,7 @@ class ReplyHead:
         if lengths := specials.get(b"content-length"):
             self.content_length = content_length(lengths[0])
         if codings := specials.get(b"transfer-encoding"):
-            self.chunked = is_chunked(codings[0])
+            self.chunked = is_chunked(codings)
         tokens = _NO_TOKENS
         if connections := specials.get(b"connection"):
             tokens = connection_tokens(connections)
@@ -103,7 +111,8 @@ class ReplyHead:
         self.has_location = not LOCATIONS.isdisjoint(specials)
         if self.status == 204:
             # RFC 9110 §8.6: a 204 has no Content-Length, whatever the worker says.
-            self.lines = without_nominated(self.lines, frozenset({b"content-length"}))
+            self.lines = without(self.lines, b"content-length")
+        self.block = b"".join(self.lines)
         if upgrade := specials.get(b"upgrade"):
             self.upgrade = b", ".join(upgrade)
         if not bodiless and not self.chunked and self.content_length is None:
@@ -114,8 +123,15 @@ class ReplyHead:
 def parse_reply_head(raw: bytes, *, to_head: bool) -> ReplyHead:
     """Read one whole reply head; raise BadRequest (the caller makes it a 502) when its framing is not certain.
 
+    The result is shared between replies whose heads are the same to the byte, as short ones within a second are.
     to_head: the request was HEAD, so that no body follows whatever the fields say.
     """
+    if len(raw) <= REMEMBERED_BYTES:
+        return _remembered(raw, to_head)
+    return _parse(raw, to_head)
+
+
+def _parse(raw: bytes, to_head: bool) -> ReplyHead:
     head = ReplyHead()
     parser = httptools.HttpResponseParser(head)
     try:
@@ -137,3 +153,6 @@ def parse_reply_head(raw: bytes, *, to_head: bool) -> ReplyHead:
     head.status = status
     head.settle(bodiless=to_head or status < 200 or status in {204, 304})
     return head
+
+
+_remembered = lru_cache(maxsize=REMEMBERED_HEADS)(_parse)

@@ -31,11 +31,13 @@ from sglang_diffusion_routing.http1.fields import (
     connection_tokens,
     content_length,
     is_chunked,
+    without,
     without_nominated,
 )
 
 _PREFIX = len(ROUTER_PREFIX)
 _NO_TOKENS: frozenset[bytes] = frozenset()
+_PLAIN = frozenset({b"host", b"content-length"})
 REMEMBERED_HEADS = 256
 REMEMBERED_BYTES = 2048
 """At most half a mebibyte of heads is kept; longer ones are read each time."""
@@ -137,8 +139,8 @@ class RequestHead:
         if lengths := specials.get(b"content-length"):
             self.content_length = content_length(lengths[0])
         if codings := specials.get(b"transfer-encoding"):
-            self.chunked = is_chunked(codings[0])
-        if len(specials) > 2 or b"content-length" not in specials:
+            self.chunked = is_chunked(codings)
+        if not specials.keys() <= _PLAIN:
             self._settle_rest(specials)
         elif self.http_10:
             self.keep_alive = False
@@ -177,7 +179,7 @@ class RequestHead:
         if self.expects_continue:
             # RFC 9110 §10.1.1: an expectation from HTTP/1.0 is ignored; such a client never sees a 1xx.
             self.expects_continue = False
-            self.lines = without_nominated(self.lines, frozenset({b"expect"}))
+            self.lines = without(self.lines, b"expect")
 
     def _settle_host_and_target(self, hosts: list[bytes] | None) -> None:
         if hosts is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.http1.websocket import SERVICE_RESTART_FRAME, FrameBoundary
+
+FRAME_END_S = 5.0
+"""How long the end of a frame, or of what is written already, is waited for."""
 
 
 class Tunnel:
@@ -46,7 +50,7 @@ class Tunnel:
         upgrade = head.upgrade or b""
         self._downstream.write(
             b"HTTP/1.1 101 %b\r\n%b%bUpgrade: %b\r\nConnection: Upgrade\r\n\r\n"
-            % (head.reason, b"".join(head.lines), lines, upgrade)
+            % (head.reason, head.block, lines, upgrade)
         )
         self._downstream.conversation = self
         self._upstream.sink = self
@@ -86,12 +90,10 @@ class Tunnel:
         self._end(worker_failed=False)
 
     def client_full(self) -> None:
-        if not self._upstream.transport.is_closing():
-            self._upstream.transport.pause_reading()
+        self._upstream.pause()
 
     def client_writable(self) -> None:
-        if not self._upstream.transport.is_closing():
-            self._upstream.transport.resume_reading()
+        self._upstream.resume()
 
     # the worker's side
 
@@ -142,6 +144,8 @@ class Tunnel:
         self._restarting = True
         if self._frames is None or self._frames.at_boundary:
             self._say_restart()
+        else:
+            asyncio.get_running_loop().call_later(FRAME_END_S, self.close)
 
     def _say_restart(self) -> None:
         if self._frames is not None:
@@ -157,7 +161,10 @@ class Tunnel:
             return
         self._ended = True
         self._upstream.detach()
-        self._upstream.transport.close()
+        upstream = self._upstream.transport
+        upstream.close()
+        # What the client sent last still goes out, but not for ever.
+        asyncio.get_running_loop().call_later(FRAME_END_S, upstream.abort)
         self._downstream.conversation = None
         self._downstream.transport.close()
         self._on_end(worker_failed)

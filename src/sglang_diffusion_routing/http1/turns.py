@@ -24,6 +24,10 @@ class Turns(ABC):
         """Give the header lines that are added to the reply's."""
         return b""
 
+    def relocated(self, head: ReplyHead) -> bytes:
+        """Give the header lines of a reply that has a Location, which may name a place that the client cannot reach."""
+        return head.block
+
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         """Tell up to which size this reply is to be seen whole before the client sees any of it; 0: not at all."""
         return 0

@@ -67,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     reusable: the last reply left it in a state for another request.
     reused: it has served a request before, so its worker may have closed it unseen.
     idle_since_s: when it was given back, loop time.
+    made: it has been connected, so that `ConnectionPool.lost` will hear of its end.
     """
 
     __slots__ = (
@@ -74,13 +75,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_max_head_bytes",
         "_mode",
         "_partial",
+        "_paused",
         "_pool",
         "_remaining",
         "_to_head",
         "bytes_received",
         "decode_chunks",
         "idle_since_s",
-        "incarnation",
+        "made",
         "reusable",
         "reused",
         "sink",
@@ -96,6 +98,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since_s = 0.0
         self.bytes_received = 0
         self.decode_chunks = False
+        self.made = False
+        self._paused = False
         self._pool = pool
         self._max_head_bytes = max_head_bytes
         self._mode = _HEAD
@@ -121,6 +125,18 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(span)
 
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+
     def detach(self) -> None:
         """Forget the sink; the connection is free or about to be closed."""
         self.sink = None
@@ -141,6 +157,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports implement asyncio.Transport without deriving from it.
         self.transport = cast("asyncio.Transport", transport)
+        self.made = True
 
     def data_received(self, data: bytes) -> None:
         sink = self.sink

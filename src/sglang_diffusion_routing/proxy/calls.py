@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from sglang_diffusion_routing.core.affinity import Gone, Pinned
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
@@ -16,6 +18,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
@@ -23,6 +26,7 @@ from sglang_diffusion_routing.tasks import spawn
 
 CONTROL_ID = WorkerId("control")
 """Key of the control app's connections in the pool."""
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"})
 STATUS_BYTES = 65536
 """A job's status reply is read whole up to this size, to learn whether the job has ended."""
 
@@ -31,6 +35,7 @@ class Call(Exchange):
     """A request that goes to one given place; a failure there is the client's to see."""
 
     _status = 0
+    _on_reused = False
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
@@ -38,9 +43,9 @@ class Call(Exchange):
         self._route = route
         self.request_id = shared.heads.request_id(head)
 
+    @abstractmethod
     def name(self) -> str:
         """Name the place, for errors."""
-        raise NotImplementedError
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         self._status = head.status
@@ -50,7 +55,20 @@ class Call(Exchange):
         self.fail(error)
 
     def on_died(self, *, replayable: bool) -> None:
-        self.fail(UpstreamDied([self.name()]))
+        if self._on_reused and replayable and self.head.method in _IDEMPOTENT:
+            # An idle connection that its worker closed in the moment it was used.
+            self._on_reused = False
+            self.open()
+        else:
+            self.fail(UpstreamDied([self.name()]))
+
+    def start(self, upstream: UpstreamConnection) -> None:
+        self._on_reused = upstream.reused
+        super().start(upstream)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open a connection to the place."""
 
     def on_orphaned(self) -> None:
         # Nothing here holds a lease: nobody gains by the answer.
@@ -73,9 +91,10 @@ class ControlCall(Call):
         if idle is not None:
             self.start(idle)
         else:
-            self._connecting = self.upstreams.open(
-                CONTROL_ID, self._shared.control_path, self.start, self.connect_failed
-            )
+            self.open()
+
+    def open(self) -> None:
+        self._connecting = self.upstreams.open(CONTROL_ID, self._shared.control_path, self.start, self.connect_failed)
 
     def name(self) -> str:
         return "the control app"
@@ -134,7 +153,12 @@ class JobCall(Call):
         if idle is not None:
             self.start(idle)
         else:
-            self._connecting = self.upstreams.open(worker.worker_id, worker.url, self.start, self.connect_failed)
+            self.open()
+
+    def open(self) -> None:
+        worker = self._worker
+        assert worker is not None
+        self._connecting = self.upstreams.open(worker.worker_id, worker.url, self.start, self.connect_failed)
 
     def name(self) -> str:
         return "the worker" if self._worker is None else str(self._worker.url)
@@ -150,9 +174,11 @@ class JobCall(Call):
         self._status = head.status
         worker = self._worker
         assert worker is not None
-        if head.has_location:
-            head.lines[:] = with_relative_locations(head.lines, worker.worker_id.encode())
         return worker_line(worker.worker_id)
+
+    def relocated(self, head: ReplyHead) -> bytes:
+        assert self._worker is not None
+        return with_relative_locations(head.lines, self._worker.worker_id)
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         watched = self._route.job_kind != "images" and not self.head.path.endswith(b"/content")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from itertools import count
 
@@ -10,6 +11,8 @@ from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead
+
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HeadWriter:
@@ -103,12 +106,18 @@ def worker_line(worker_id: WorkerId) -> bytes:
     return b"x-sglang-router-worker: %b\r\n" % worker_id.encode()
 
 
-def with_relative_locations(lines: list[bytes], origin: bytes) -> list[bytes]:
-    """Make a `Location` that names the worker relative, so that the client comes back to the router.
+@lru_cache(maxsize=256)
+def version_field(version: str | None) -> bytes:
+    """Write a weight version as a field value: what no header can carry becomes a question mark."""
+    if version is None:
+        return b"unknown"
+    return _UNFIT.sub(b"?", version.encode("latin-1", "replace"))
 
-    origin: the worker's "scheme://host:port", lower case.
-    """
-    return [_relative(line, origin) for line in lines]
+
+def with_relative_locations(lines: list[bytes], worker_id: WorkerId) -> bytes:
+    """Join header lines, with a `Location` that names the worker made relative: the client comes back to the router."""
+    origin = worker_id.encode()
+    return b"".join([_relative(line, origin) for line in lines])
 
 
 def _relative(line: bytes, origin: bytes) -> bytes:
@@ -120,4 +129,7 @@ def _relative(line: bytes, origin: bytes) -> bytes:
     if target[:size].lower() != origin or target[size : size + 1] not in {b"", b"/", b"?", b"#"}:
         return line
     path = target[size:]
+    if path[:2] == b"//":
+        # By itself it would name another host (RFC 3986 §4.2).
+        return line
     return b"%b: %b\r\n" % (name, path if path[:1] == b"/" else b"/" + path)

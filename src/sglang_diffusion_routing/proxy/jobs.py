@@ -9,7 +9,7 @@ from sglang_diffusion_routing.core.work import JobStatus, Lease, Result
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.ports import JobProbe, Leases
-from sglang_diffusion_routing.tasks import spawn
+from sglang_diffusion_routing.tasks import Tasks, spawn
 
 FIRST_POLL_S = 1.0
 LAST_POLL_S = 10.0
@@ -24,6 +24,7 @@ class _Job:
         self.job_id = job_id
         self.worker = lease.worker
         self.news = asyncio.Event()
+        self.lost = asyncio.Event()
         self.status = JobStatus.RUNNING
         self._leases = leases
         self._lease: Lease | None = lease
@@ -44,6 +45,7 @@ class _Job:
     def lease_cancelled(self, reason: str) -> None:
         """The worker is lost, and its jobs with it."""
         self.release(Result.DIED)
+        self.lost.set()
         self.hear(JobStatus.ENDED)
 
     def worker_draining(self) -> None:
@@ -57,9 +59,14 @@ class Jobs:
         self._leases = leases
         self._probe = probe
         self._running: dict[tuple[str, str], _Job] = {}
+        self._tasks = Tasks()
 
     def __len__(self) -> int:
         return len(self._running)
+
+    async def aclose(self) -> None:
+        """Follow nothing any more."""
+        await self._tasks.cancel_all()
 
     def learn(self, kind: str, job_id: str, worker: Worker) -> None:
         """Remember which worker made a thing."""
@@ -70,7 +77,7 @@ class Jobs:
         job = _Job(self._leases, kind, job_id, lease)
         lease.holder = job
         self._running[kind, job_id] = job
-        spawn(self._follow(job), name=f"follow-{kind}")
+        self._tasks.spawn(self._follow(job), name=f"follow-{kind}")
 
     def heard(self, kind: str, job_id: str, body: bytes) -> None:
         """Learn from a client's own question; that spares the worker ours."""
@@ -113,7 +120,7 @@ class Jobs:
     async def _wait_for_queue(self, job: _Job) -> None:
         """Wait until a call behind the job in its worker's queue has returned, or the worker is lost."""
         barrier = spawn(self._probe.barrier(job.worker), name="job-barrier")
-        lost = spawn(job.news.wait(), name="job-lost")
+        lost = spawn(job.lost.wait(), name="job-lost")
         try:
             await asyncio.wait({barrier, lost}, return_when=asyncio.FIRST_COMPLETED)
         finally:

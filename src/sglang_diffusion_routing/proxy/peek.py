@@ -4,46 +4,50 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
-_STRING = rb'"(?:[^"\\\x00-\x1f]|\\.)*"'
-_TOKEN = re.compile(_STRING + rb"|[{}\[\],:]|[^\s\"{}\[\],:]+")
+# Possessive (`*+`), so that a string whose end is not there is read once, and not again from each quote in it.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+("?)|[{}\[\],:]|[^\s"{}\[\],:]++', re.DOTALL)
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
 
 
 def json_string(prefix: bytes, *names: str) -> str | None:
     """Find the value of the first member called one of `names` in a JSON object, of which `prefix` is the beginning.
 
-    Only members of the object itself count, and those of an object called `data` in it. None when there is none, or
-    when it is no string, or when it lies behind the end of `prefix`.
+    Only members of the object itself count, and those of an object called `data` in it; earlier names win. None when
+    there is none, or when it is no string, or when it lies behind the end of `prefix`.
     """
     wanted = {json.dumps(name).encode(): order for order, name in enumerate(names)}
-    best: tuple[int, str] | None = None
+    found = [(wanted[key], value) for key, value in _strings(prefix) if key in wanted]
+    return _decode(min(found)[1]) if found else None
+
+
+def _strings(prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give (key, value) of the string members, both still encoded, as far as `prefix` goes."""
     depth = 0
-    allowed = {1}
+    open_depths = {1}
     key: bytes | None = None
     last = b""
     for match in _TOKEN.finditer(prefix):
         token = match[0]
-        if token in {b"{", b"["}:
+        if match[1] == b"":
+            return  # the prefix ends within this string
+        if token in b"{[":
             depth += 1
-            if depth > 1 and key == b'"data"' and depth - 1 in allowed:
-                allowed.add(depth)
+            if key == b'"data"' and depth - 1 in open_depths:
+                open_depths.add(depth)
             key = None
-        elif token in {b"}", b"]"}:
-            if depth > 1:
-                allowed.discard(depth)
+        elif token in b"}]":
+            open_depths.discard(max(depth, 2))
             depth -= 1
             key = None
         elif token == b":":
             key = last
         elif token == b",":
             key = None
-        elif key in wanted and depth in allowed and token[:1] == b'"' and match.end() < len(prefix):
-            order = wanted[key]
-            if best is None or order < best[0]:
-                best = (order, _decode(token))
+        elif key is not None and depth in open_depths and match[1]:
+            yield key, token
         last = token
-    return None if best is None else best[1]
 
 
 def _decode(token: bytes) -> str:

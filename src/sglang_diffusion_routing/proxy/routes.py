@@ -103,8 +103,8 @@ _CONTROL_TREES = (b"/workers/", b"/docs/", b"/dashboard/", b"/leases/", b"/weigh
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _STATE_CHANGING = re.compile(rb"weights|lora|memory_occupation", re.IGNORECASE)
 _MERGED = {b"/v1/videos": "videos", b"/v1/meshes": "meshes"}
-_OWNED = re.compile(rb"/v1/(videos|meshes|images)/([^/]+)(/.*)?")
-_NOT_OWNED = frozenset({b"/v1/images/generations", b"/v1/images/edits"})
+_JOB = re.compile(rb"/v1/(videos|meshes)/([^/]+)(?:/.*)?", re.DOTALL)
+_IMAGE = re.compile(rb"/v1/(images)/([^/]+)/content", re.DOTALL)
 
 
 def route(method: bytes, path: bytes, query: bytes | None) -> Route:
@@ -124,20 +124,20 @@ def _other(method: bytes, path: bytes, query: bytes | None) -> Route:
     if path in _CONTROL_PATHS or path.startswith(_CONTROL_TREES):
         return CONTROL
     safe = method in _SAFE
-    if not safe and _STATE_CHANGING.search(path):
-        return CONTROL
     if method != b"OPTIONS":
         if safe and path in _MERGED:
             job_id = query_value(query, "video_id", "id", "job_id")
             if job_id is None:
                 return CONTROL
             return Route(Kind.JOB, "job", job_kind=_MERGED[path], job_id=job_id)
-        owned = _OWNED.fullmatch(path)
-        if owned is not None and path not in _NOT_OWNED:
+        owned = _JOB.fullmatch(path) or (_IMAGE.fullmatch(path) if safe else None)
+        if owned is not None:
             kind, job_id = owned[1].decode(), owned[2].decode("utf-8", "replace")
             return Route(Kind.JOB, "job", job_kind=kind, job_id=job_id)
         if safe and (path == b"/v1/models" or path.startswith(b"/v1/models/")):
             return CONTROL
+    if not safe and _STATE_CHANGING.search(path):
+        return CONTROL
     if query is not None and b"selector=" in query and query_value(query, "selector") is not None:
         return CONTROL
     return CATCH_ALL_SAFE if safe else CATCH_ALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 
+from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import (
     MethodNotAllowed,
@@ -30,6 +31,8 @@ from sglang_diffusion_routing.settings import Settings
 TICK_S = 1.0
 BACKLOG = 4096
 """A rollout opens all its connections at once; the kernel caps this at net.core.somaxconn."""
+REFUSALS_AT_ONCE = 256
+"""Connections above the limit that are told so; they close within two seconds."""
 _ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -45,6 +48,7 @@ class DataPlane:
             idle_reuse_s=settings.idle_reuse_s,
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_head_bytes,
+            allowed=AllowList.parse(settings.allow_worker),
         )
         self.jobs = Jobs(leases, probe)
         self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path)
@@ -102,7 +106,8 @@ class DataPlane:
         self.stop_accepting()
         for connection in list(self._connections):
             connection.transport.abort()
-        self._upstreams.close_idle()
+        self._upstreams.abort_all()
+        await self.jobs.aclose()
         # Aborted transports tell their protocols in the next turns of the loop.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -117,18 +122,20 @@ class DataPlane:
 
     # what the connections ask
 
-    def joined(self, connection: DownstreamConnection) -> bool:
-        """Count a connection in; False when there are too many."""
+    def joined(self, connection: DownstreamConnection) -> None:
+        """Count a connection in; one too many is refused, and aborted when even refusing costs too much."""
         counters = self._shared.counters
-        if len(self._connections) >= self._shared.settings.max_client_connections:
-            connection.refuse(TooManyConnections(len(self._connections)))
-            return False
+        others = len(self._connections)
         self._connections.add(connection)
         counters.connections += 1
-        counters.connections_now = len(self._connections)
+        counters.connections_now = others + 1
+        limit = self._shared.settings.max_client_connections
+        if others >= limit + REFUSALS_AT_ONCE:
+            connection.transport.abort()
+        elif others >= limit:
+            connection.refuse(TooManyConnections(limit))
         connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         connection.trusted = self._is_trusted(connection.peer[0])
-        return True
 
     def left(self, connection: DownstreamConnection) -> None:
         """Count a connection out."""
@@ -159,7 +166,7 @@ class DataPlane:
             found = TUNNEL
             if len(shared.tunnels) >= shared.settings.max_tunnels:
                 raise TooManyTunnels(len(shared.tunnels))
-        if head.idempotency_key is None or head.http_10 or found.safe:
+        if head.idempotency_key is None or head.http_10 or found.safe or found is TUNNEL:
             return Work(shared, connection, head, found)
         return shared.repeats.join(connection, head) or self._first(connection, head, found)
 
@@ -172,6 +179,9 @@ class DataPlane:
         if not self._trusted or not peer:
             return False
         address = ipaddress.ip_address(peer.partition("%")[0])
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            # An IPv4 client of a listener for both.
+            address = address.ipv4_mapped
         return any(address in network for network in self._trusted)
 
 

@@ -21,7 +21,7 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
-from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
@@ -32,6 +32,8 @@ JOB_REPLY_BYTES = 65536
 """A job-creating reply is read whole up to this size to learn the job's id; real ones have about 540 bytes."""
 LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
+STALE_S = 1.0
+"""A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
@@ -44,11 +46,13 @@ class Work(Exchange):
     _ticket: Ticket | None = None
     _worker: Worker | None = None
     _model: str | None = None
+    _next_look_bytes = 0
     _avoid: frozenset[WorkerId] = frozenset()
     _killed: tuple[str, ...] = ()
     _last_error: RouterError | None = None
     _fresh_only = False
     _on_reused = False
+    _sent_s = 0.0
     _queued_s = 0.0
     _weight_version = b""
     _status = 0
@@ -71,6 +75,10 @@ class Work(Exchange):
         if self._ticket is not None or self._lease is not None:
             return
         if self.head.has_body and self._shared.leases.scheduler.model_matters:
+            # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
+            if not self._seen_enough() and self._kept_bytes < self._next_look_bytes:
+                return
+            self._next_look_bytes = 2 * self._kept_bytes
             self._model = self._named_model()
             if self._model is None and not self._seen_enough():
                 return
@@ -140,7 +148,7 @@ class Work(Exchange):
     def _go(self, lease: Lease) -> None:
         self._lease = lease
         self._worker = lease.worker
-        self._weight_version = (lease.worker.weight_version or "unknown").encode("latin-1", "replace")
+        self._weight_version = version_field(lease.worker.weight_version)
         self._queued_s += lease.queued_s
         self._fresh_only = False
         lease.holder = self
@@ -158,6 +166,8 @@ class Work(Exchange):
 
     def start(self, upstream: UpstreamConnection) -> None:
         self._on_reused = upstream.reused
+        if upstream.reused:
+            self._sent_s = self._shared.leases.now_s()
         super().start(upstream)
 
     # what the relay asks
@@ -176,8 +186,6 @@ class Work(Exchange):
         worker = self._worker
         assert worker is not None
         self._status = head.status
-        if head.has_location:
-            head.lines[:] = with_relative_locations(head.lines, worker.worker_id.encode())
         if self._route.safe:
             return b""
         return b"%bx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n" % (
@@ -185,6 +193,10 @@ class Work(Exchange):
             self._queued_s * 1000,
             self._weight_version,
         )
+
+    def relocated(self, head: ReplyHead) -> bytes:
+        assert self._worker is not None
+        return with_relative_locations(head.lines, self._worker.worker_id)
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         if is_telling(head.status):
@@ -195,7 +207,8 @@ class Work(Exchange):
 
     def on_held(self, head: ReplyHead, body: bytes) -> bool:
         if head.status < 300:
-            self._keep_job(decoded(body) if head.chunked else body)
+            # For an HTTP/1.0 client the chunks are decoded already.
+            self._keep_job(decoded(body) if head.chunked and not self.head.http_10 else body)
             return True
         self._result = result_of(head.status, body)
         if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
@@ -251,6 +264,10 @@ class Work(Exchange):
     # failures
 
     def on_connect_failed(self, error: ConnectFailed) -> None:
+        if self._fresh_only:
+            # It broke off just now and cannot be had again: that was no idle connection timing out, but its death.
+            self._died(replayable=self.replayable)
+            return
         self._last_error = error
         if may_retry(Failure.CONNECT, len(self._killed), self._shared.retry_limits):
             self._try_elsewhere(Result.CONNECT_FAILED, 0, error)
@@ -261,11 +278,17 @@ class Work(Exchange):
     def on_died(self, *, replayable: bool) -> None:
         worker = self._worker
         assert worker is not None
-        if self._on_reused and replayable and not self._fresh_only:
+        stale = self._on_reused and self._shared.leases.now_s() - self._sent_s < STALE_S
+        if stale and replayable and not self._fresh_only:
             # The worker may have closed an idle connection in the moment it was used: ask it again on a fresh one.
             self._fresh_only = True
             self._open(worker)
-            return
+        else:
+            self._died(replayable=replayable)
+
+    def _died(self, *, replayable: bool) -> None:
+        worker = self._worker
+        assert worker is not None
         self._killed += (str(worker.url),)
         error = UpstreamDied(list(self._killed))
         if replayable and may_retry(Failure.DIED, len(self._killed), self._shared.retry_limits):
