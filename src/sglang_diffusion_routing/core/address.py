@@ -52,10 +52,9 @@ _IPV4_IN_LAST_32_BITS: tuple[ipaddress.IPv6Network, ...] = tuple(
         "::ffff:0:0/96",  # IPv4-mapped, RFC 4291 §2.5.5.2
         "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765 §2.1
         "64:ff9b::/96",  # NAT64, RFC 6052 §2.1
-        "64:ff9b:1::/48",  # NAT64 of one's own, RFC 8215, in its /96 form
     )
 )
-_NAT64_OWN = ipaddress.IPv6Network("64:ff9b:1::/48")
+_NAT64_OWN = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215
 _ISATAP = (0x00005EFE, 0x02005EFE)
 _LOOPBACK_V6 = ipaddress.IPv6Address("::1")
 
@@ -104,8 +103,10 @@ def _embedded(address: _Address) -> Iterator[ipaddress.IPv4Address]:
     if any(address in network for network in _IPV4_IN_LAST_32_BITS) or (number >> 32) & _LOW_32 in _ISATAP:
         yield ipaddress.IPv4Address(number & _LOW_32)
     if address in _NAT64_OWN:
-        # RFC 6052 §2.2: after a /48 prefix the address stands in bits 48-63 and 72-87, around the zero octet.
-        yield ipaddress.IPv4Address(((number >> 64) & 0xFFFF) << 16 | (number >> 40) & 0xFFFF)
+        # RFC 6052 §2.2: the address stands in the last 32 bits, or, after a prefix of 48, in bits 48-63 and 72-87. What
+        # is zero is the other form's padding.
+        forms = (number & _LOW_32, ((number >> 64) & 0xFFFF) << 16 | (number >> 40) & 0xFFFF)
+        yield from (ipaddress.IPv4Address(form) for form in forms if form)
     if address.sixtofour is not None:
         yield address.sixtofour
     if address.teredo is not None:
