@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from operator import itemgetter
 
 # Possessive (`*+`), so that a string whose end is not there is read once, and not again from each quote in it.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+("?)|[{}\[\],:]|[^\s"{}\[\],:]++', re.DOTALL)
@@ -19,7 +20,7 @@ def json_string(prefix: bytes, *names: str) -> str | None:
     """
     wanted = {json.dumps(name).encode(): order for order, name in enumerate(names)}
     found = [(wanted[key], value) for key, value in _strings(prefix) if key in wanted]
-    return _decode(min(found)[1]) if found else None
+    return _decode(min(found, key=itemgetter(0))[1]) if found else None
 
 
 def _strings(prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
