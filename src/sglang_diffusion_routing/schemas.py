@@ -1,10 +1,12 @@
 """The wire shapes of the control API, as clients read them; the OpenAPI document is made from these."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 LABELS_MAX = 32
+
+Item = dict[str, Any]
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/:@+ -]{0,128}$")]
@@ -121,6 +123,25 @@ class RegisterWorker(_Request):
         return self.url if self.url is not None else self.worker_url
 
 
+class _Query(BaseModel):
+    """A query's parameters, which come as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RemoveWorker(_Query):
+    """How a worker is removed."""
+
+    force: bool = Field(default=False, description="at once, and with its work cancelled")
+
+
+class UnregisterWorker(RemoveWorker):
+    """A worker to remove, by `url` or by its older name `worker_url`, and how."""
+
+    url: str | None = None
+    worker_url: str | None = None
+
+
 class UpdateWorker(_Request):
     """What an operator changes on a worker; a field that is absent stays as it is."""
 
@@ -140,7 +161,7 @@ class UpdateWorker(_Request):
     @model_validator(mode="after")
     def _something(self) -> "UpdateWorker":
         if not self.model_fields_set:
-            raise ValueError("the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels")
+            raise ValueError(f"the body must change something: {', '.join(type(self).model_fields)}")
         return self
 
 
@@ -164,7 +185,7 @@ class Abort(_Request):
 
     @field_validator("all")
     @classmethod
-    def _only_true(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic calls it
+    def _only_true(cls, value: bool) -> bool:
         if not value:
             raise ValueError("must be true")
         return value
@@ -209,3 +230,28 @@ class ErrorReply(BaseModel):
 
     error: str = Field(description="one sentence")
     code: str = Field(description="stable, for programs")
+
+
+class ListQuery(_Query):
+    """Which page of a list."""
+
+    after: str | None = Field(None, min_length=1, max_length=512, description="id of the item behind which it starts")
+    limit: int = Field(20, ge=1, le=100)
+    order: Literal["asc", "desc"] = "desc"
+
+
+class ObjectList(_Reply):
+    """A page of jobs, in the shape of OpenAI's lists; each item is as its worker gave it."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ModelList(_Reply):
+    """Models, each as the first worker that serves it gave it."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]

@@ -35,11 +35,19 @@ async def read_object(request: Request) -> dict[str, object]:
     Raises:
         InvalidJson: it is not JSON, not an object, or names a field twice.
     """
-    body = await read_bytes(request)
-    if not body.strip():
+    return parse_object(await read_bytes(request))
+
+
+def parse_object(content: bytes) -> dict[str, object]:
+    """Decode a JSON object; nothing at all is an empty one.
+
+    Raises:
+        InvalidJson: it is not JSON, not an object, or names a field twice.
+    """
+    if not content.strip():
         return {}
     try:
-        decoded = json.loads(body, object_pairs_hook=_unique)
+        decoded = json.loads(content, object_pairs_hook=_unique)
     except _RepeatedField as error:
         raise InvalidJson(f"the body names the field {error} twice") from None
     except (ValueError, RecursionError) as error:
@@ -78,4 +86,3 @@ def _why(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at line {error.lineno} column {error.colno}"
     return "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "it is nested too deeply or malformed"
-

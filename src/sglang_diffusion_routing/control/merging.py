@@ -1,8 +1,8 @@
 """Merge the job lists of many workers into one with OpenAI's cursors.
 
-A worker lists its jobs by `created_at`, whole seconds; among equals it keeps the order of creation, whichever way the list
-runs (SGLang, `openai/stores.py`). The merged order is by `created_at`, then by the worker's place in the registration
-order, then by the worker's own order: the same every time, so that a cursor means the same on every page.
+A worker lists its jobs by `created_at`, whole seconds; among equals it keeps the order of creation, whichever way the
+list runs (SGLang, `openai/stores.py`). The merged order is by `created_at`, then by the worker's place in the
+registration order, then by the worker's own order: the same every time, so a cursor means the same on every page.
 """
 
 from __future__ import annotations

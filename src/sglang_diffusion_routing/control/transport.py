@@ -4,16 +4,17 @@ Workers close an idle connection after 5 s, and close it without a word after an
 that found a kept connection dead could not tell whether it had been heard. A fresh connection has no such doubt.
 """
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable
 
 import httpx2
 from typing_extensions import override
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
-"""Host and port to the addresses that may be connected to, in order.
+from sglang_diffusion_routing.core.worker import WorkerUrl
 
-Raises `InvalidWorkerUrl` when one of them is refused, `OSError` when the name is not known.
-"""
+Resolve = Callable[[WorkerUrl], Awaitable[list[str]]]
+"""Gives the addresses to connect to, in order; raises `ConnectFailed` if there is none, or one of them is refused."""
 
 
 class CheckedTransport(httpx2.AsyncBaseTransport):
@@ -32,22 +33,22 @@ class CheckedTransport(httpx2.AsyncBaseTransport):
         A failed connect has not touched the request's body, so the next address may have it.
         """
         url = request.url
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            addresses = await self._resolve(url.host, port)
-        except OSError as error:
-            raise httpx2.ConnectError(f"cannot resolve {url.host}: {error.strerror or error}") from error
+        addresses = await self._resolve(WorkerUrl(url.scheme, url.host, url.port or _default_port(url)))
         # Certificates are issued to names, not to the addresses that they resolve to.
         request.extensions = {**request.extensions, "sni_hostname": url.host}
-        failure: httpx2.TransportError = httpx2.ConnectError(f"{url.host} has no address")
-        for address in addresses:
+        for address in addresses[:-1]:
             request.url = url.copy_with(host=address)
             try:
                 return await self._inner.handle_async_request(request)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                failure = error
-        raise failure
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue
+        request.url = url.copy_with(host=addresses[-1])
+        return await self._inner.handle_async_request(request)
 
     @override
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _default_port(url: httpx2.URL) -> int:
+    return 443 if url.scheme == "https" else 80

@@ -3,9 +3,13 @@
 Shapes are those of SGLang-Diffusion 0.5.23 (`sglang/multimodal_gen/runtime/entrypoints`).
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,7 +19,7 @@ from typing import Self
 import httpx2
 
 from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
-from sglang_diffusion_routing.core.worker import Capability, WorkerUrl
+from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import RouterError
 
 # Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
@@ -78,6 +82,7 @@ class Call:
     target: path and query, as bytes reach the worker. timeout_s: limit of the whole call.
     content: the body; an async iterable needs its `content-length` among the headers, or is sent in chunks.
     max_reply_bytes: a longer reply loses the call.
+    head_only: the status is all that matters; the body is left unread, and shown as None.
     """
 
     method: str
@@ -86,12 +91,19 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | AsyncIterable[bytes] | None = None
     max_reply_bytes: int = 1024 * 1024
+    head_only: bool = False
 
 
 class WorkerApi:
-    """Calls on workers. Owns one HTTP client; close it with `aclose`."""
+    """Calls on workers. Owns one HTTP client; close it with `aclose`.
+
+    Attributes:
+        ended: calls so far by how they ended.
+    """
 
     def __init__(self, resolve: Resolve, *, connect_timeout_s: float) -> None:
+        self._open: Counter[WorkerId] = Counter()
+        self.ended: Counter[str] = Counter()
         self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
         self._client = httpx2.AsyncClient(
             transport=CheckedTransport(resolve),
@@ -113,6 +125,22 @@ class WorkerApi:
 
     async def send(self, url: WorkerUrl, call: Call) -> Answer:
         """Send `call` to the worker at `url`; never raises for what the network or the worker does."""
+        worker_id = WorkerId(str(url))
+        self._open[worker_id] += 1
+        try:
+            answer = await self._send(url, call)
+        finally:
+            self._open[worker_id] -= 1
+            if not self._open[worker_id]:
+                del self._open[worker_id]
+        self.ended[answer.ended.value] += 1
+        return answer
+
+    def open_calls(self, worker_id: WorkerId) -> int:
+        """Count the calls on a worker that are under way."""
+        return self._open.get(worker_id, 0)
+
+    async def _send(self, url: WorkerUrl, call: Call) -> Answer:
         try:
             async with asyncio.timeout(call.timeout_s):
                 return await self._exchange(url, call)
@@ -121,7 +149,7 @@ class WorkerApi:
         except httpx2.ConnectTimeout:
             return _lost(Failure.TIMED_OUT, f"no connection within {self._timeout.connect:g} s")
         except httpx2.ConnectError as error:
-            return _lost(Failure.UNREACHABLE, f"cannot connect: {error}")
+            return _lost(Failure.UNREACHABLE, f"cannot connect: {_reason(error)}")
         except RouterError as error:
             return _lost(Failure.UNREACHABLE, error.message)
         except (httpx2.HTTPError, OSError) as error:
@@ -135,13 +163,14 @@ class WorkerApi:
         response = await self._client.send(request, stream=True)
         try:
             content = bytearray()
-            async for chunk in response.aiter_raw():
-                content += chunk
-                if len(content) > call.max_reply_bytes:
-                    return _lost(Failure.OVERSIZED, f"the reply is longer than {call.max_reply_bytes} bytes")
+            if not call.head_only:
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > call.max_reply_bytes:
+                        return _lost(Failure.OVERSIZED, f"the reply is longer than {call.max_reply_bytes} bytes")
         finally:
             await response.aclose()
-        body = await decode(bytes(content))
+        body = None if call.head_only else await decode(bytes(content))
         refused = response.status_code > 299 or (isinstance(body, dict) and body.get("success") is False)
         return Answer(
             ended=Ended.REFUSED if refused else Ended.SUCCEEDED,
@@ -194,7 +223,7 @@ def read_capability(body: object) -> Capability | None:
     supported = first.get("supported_task_types")
     named = [*(supported if isinstance(supported, list) else []), first.get("task_type")]
     tasks = tuple(dict.fromkeys(task for task in named if isinstance(task, str) and task))
-    return Capability(task_types=tasks or None, models=models)
+    return Capability(task_types=tasks or None, models=models, learned=True)
 
 
 async def decode(content: bytes) -> object:
@@ -220,6 +249,16 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+def _reason(error: BaseException) -> str:
+    """Find the operating system's word for a failed connect under the layers that have wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return os.strerror(cause.errno).lower() if cause.errno else cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
 
 
 def _lost(failure: Failure, why: str) -> Answer:

@@ -1,0 +1,52 @@
+"""Put the control API together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sglang_diffusion_routing import __version__
+from sglang_diffusion_routing.api import docs, errors, jobs, legacy, models, refits, rl, status, workers
+from sglang_diffusion_routing.api.plane import ControlPlane
+
+_DESCRIPTION = (
+    "Control of the router. Work (`/v1/images/...`, `/v1/videos`, `/rollout/generate`, ...) goes to the workers and is "
+    "described by theirs. Every error of the router is `{error, code, ...facts}`."
+)
+
+
+def build(plane: ControlPlane) -> ASGIApp:
+    """Give the control API as an ASGI application."""
+    app = FastAPI(
+        title="sglang-d-router",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would have to guess the address under which the client knows the router.
+        redirect_slashes=False,
+    )
+    app.state.plane = plane
+    for part in (workers, jobs, models, rl, refits, status, legacy, docs):
+        app.include_router(part.router)
+    errors.install(app)
+
+    async def fall_back(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await rl.fall_back(Request(scope, receive), plane)
+        await response(scope, receive, send)
+
+    app.router.default = fall_back
+    return HeadAsGet(app)
+
+
+class HeadAsGet:
+    """Answer HEAD as GET: the server leaves the body out (RFC 9110 §9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

@@ -1,0 +1,60 @@
+"""The names of older routers: `/add_worker`, `/remove_worker`, `/list_workers`, `/health_workers`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from sglang_diffusion_routing.api.plane import Plane
+from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
+from sglang_diffusion_routing.api.views import view_all
+from sglang_diffusion_routing.api.workers import address_of
+from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
+from sglang_diffusion_routing.errors import InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers, UnknownWorker
+from sglang_diffusion_routing.schemas import RegisterWorker, Status, UnregisterWorker, UrlList, WorkerAdded, WorkerList
+
+router = APIRouter(tags=["older names"])
+
+
+@router.post(
+    "/add_worker",
+    response_model=WorkerAdded,
+    responses=errors(InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers),
+    openapi_extra=json_body(RegisterWorker),
+)
+async def add_worker(request: Request, query: Annotated[RegisterWorker, Query()], plane: Plane) -> Response:
+    """Register a worker; answers with every worker's requests in flight."""
+    await plane.membership.register(await address_of(request, query))
+    fleet = plane.fleet
+    return wire(WorkerAdded(worker_urls={str(key): fleet.scheduler.in_flight(key) for key in fleet.pool.workers}))
+
+
+@router.post(
+    "/remove_worker",
+    response_model=Status,
+    responses={
+        **errors(InvalidField, InvalidJson, InvalidWorkerUrl, UnknownWorker),
+        202: {"model": Status, "description": "It drains."},
+    },
+    openapi_extra=json_body(RegisterWorker),
+)
+async def remove_worker(request: Request, query: Annotated[UnregisterWorker, Query()], plane: Plane) -> Response:
+    """Remove a worker: at once when idle or by force, else when its work has ended."""
+    named = RegisterWorker(url=query.url, worker_url=query.worker_url)
+    address = WorkerUrl.parse(await address_of(request, named))
+    worker = plane.membership.find(WorkerId(str(address)))
+    gone = plane.membership.remove(worker, force=query.force)
+    return wire(Status(status="success" if gone else "draining"), 200 if gone else 202)
+
+
+@router.get("/list_workers", response_model=UrlList)
+async def list_workers(plane: Plane) -> Response:
+    """List the workers' URLs, in the order of registration."""
+    return wire(UrlList(urls=list(plane.fleet.pool.workers)))
+
+
+@router.get("/health_workers", response_model=WorkerList)
+async def health_workers(plane: Plane) -> Response:
+    """List every worker, as `GET /workers` does."""
+    return await wire_long(WorkerList(workers=await view_all(plane.fleet)))

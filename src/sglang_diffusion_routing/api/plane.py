@@ -1,0 +1,45 @@
+"""What the routes of the control API work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from sglang_diffusion_routing.control.broadcast import Broadcast
+from sglang_diffusion_routing.control.gate import Gate
+from sglang_diffusion_routing.control.lists import Lists
+from sglang_diffusion_routing.control.membership import Membership
+from sglang_diffusion_routing.control.memory import Memory
+from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.metrics import Samples
+from sglang_diffusion_routing.runtime.loop import Fleet
+from sglang_diffusion_routing.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """Every collaborator of the routes.
+
+    samples: reads the counters for a scrape.
+    """
+
+    settings: Settings
+    fleet: Fleet
+    membership: Membership
+    memory: Memory
+    broadcast: Broadcast
+    refitter: Refitter
+    gate: Gate
+    lists: Lists
+    samples: Callable[[], Samples]
+
+
+def _plane(request: Request) -> ControlPlane:
+    return cast("ControlPlane", request.app.state.plane)
+
+
+Plane = Annotated[ControlPlane, Depends(_plane)]
+"""A route's parameter of this type is the control plane."""

@@ -1,0 +1,52 @@
+"""Show workers as clients see them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sglang_diffusion_routing.core.scheduler import Scheduler
+from sglang_diffusion_routing.core.state import Health, WorkerState
+from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.runtime.loop import Fleet
+from sglang_diffusion_routing.schemas import WorkerView
+
+BATCH = 100
+"""Workers shown before the loop may do something else; one takes about 15 us."""
+
+
+def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
+    """Show one worker."""
+    active = scheduler.in_flight(worker.worker_id)
+    capability = worker.capability
+    return WorkerView(
+        worker_id=worker.worker_id,
+        display_id=worker.url.display_id,
+        id=worker.worker_id,
+        url=worker.worker_id,
+        active_requests=active,
+        is_dead=worker.health is Health.QUARANTINED,
+        is_sleeping=worker.state is WorkerState.SLEEPING,
+        consecutive_failures=worker.vitals.failures,
+        video_support=capability.makes_video,
+        status=worker.status.value,
+        state=worker.state.value,
+        health=worker.health.value,
+        weight_version=worker.weight_version,
+        jobs=sum(lease.spec.creates_job for lease in scheduler.leases_of(worker.worker_id)) if active else 0,
+        queued=max(0, active - 1),
+        task_types=None if capability.task_types is None else list(capability.task_types),
+        model=capability.models[0] if capability.models else None,
+        max_concurrency=worker.max_concurrency,
+        speed=None,
+        labels=dict(worker.labels),
+    )
+
+
+async def view_all(fleet: Fleet) -> list[WorkerView]:
+    """Show every worker, a few at a time: the data plane runs on the same loop."""
+    shown: list[WorkerView] = []
+    for number, worker in enumerate(list(fleet.pool.workers.values())):
+        if number and number % BATCH == 0:
+            await asyncio.sleep(0)
+        shown.append(view(worker, fleet.scheduler))
+    return shown

@@ -1,0 +1,96 @@
+"""Run the router as a process until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from sglang_diffusion_routing.app.open_files import raise_open_files_limit
+from sglang_diffusion_routing.app.wiring import App, build
+from sglang_diffusion_routing.errors import InvalidWorkerUrl
+from sglang_diffusion_routing.settings import Settings
+from sglang_diffusion_routing.tasks import spawn
+
+_log = structlog.get_logger(__name__)
+
+CANNOT_LISTEN = 1
+"""Exit status when the address cannot be had."""
+
+BAD_SETTING = 2
+"""Exit status when the settings name a worker that may not be one."""
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then end in order; a second signal ends at once.
+
+    Returns:
+        The exit status: 0 after an orderly end, 1 when the address cannot be had, 2 when a worker may not be one.
+    """
+    raise_open_files_limit(settings.max_client_connections)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    signals = _Signals()
+    app = build(settings)
+    try:
+        await app.start()
+    except OSError as error:
+        sys.stderr.write(f"sglang-d-router: {_why(settings, error)}\n")
+        return CANNOT_LISTEN
+    except InvalidWorkerUrl as error:
+        sys.stderr.write(f"sglang-d-router: {error.message}\n")
+        return BAD_SETTING
+    # Whoever starts the router reads its port from this line.
+    sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
+    sys.stdout.flush()
+    await signals.first.wait()
+    await _stop(app, signals)
+    return 0
+
+
+async def _stop(app: App, signals: _Signals) -> None:
+    """End in order, or at once when a second signal comes."""
+    stopping = spawn(app.stop(), name="stop")
+    hurry = spawn(signals.second.wait(), name="second-signal")
+    await asyncio.wait([stopping, hurry], return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not stopping.done():
+        _log.warning("second_signal")
+        stopping.cancel()
+        await asyncio.wait([stopping])
+        await app.abort()
+
+
+class _Signals:
+    """SIGTERM and SIGINT as events."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+def _why(settings: Settings, error: OSError) -> str:
+    """Say in one sentence why nobody can listen at the address."""
+    address = f"{_shown(settings.host)}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {address}: the port is in use"
+    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror or error)
+    return f"cannot listen on {address}: {reason}"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

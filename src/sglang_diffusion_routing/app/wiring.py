@@ -1,0 +1,177 @@
+"""Build the router from its settings: who knows whom is decided here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import partial
+
+import structlog
+
+from sglang_diffusion_routing.api.app import build as build_api
+from sglang_diffusion_routing.api.plane import ControlPlane
+from sglang_diffusion_routing.app.control_server import ControlServer
+from sglang_diffusion_routing.app.samples import reader
+from sglang_diffusion_routing.control.broadcast import Broadcast
+from sglang_diffusion_routing.control.gate import Gate
+from sglang_diffusion_routing.control.jobs import JobLocator, JobProbe
+from sglang_diffusion_routing.control.lists import Lists
+from sglang_diffusion_routing.control.membership import Membership
+from sglang_diffusion_routing.control.memory import Memory
+from sglang_diffusion_routing.control.prober import Prober
+from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.control.sentinel import Sentinels
+from sglang_diffusion_routing.control.worker_api import WorkerApi
+from sglang_diffusion_routing.core.address import AllowList
+from sglang_diffusion_routing.core.affinity import Affinity
+from sglang_diffusion_routing.core.blackhole import BlackHoles
+from sglang_diffusion_routing.core.health import HealthLimits
+from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
+from sglang_diffusion_routing.core.pool import Pool
+from sglang_diffusion_routing.core.scheduler import Scheduler
+from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.errors import ShuttingDown
+from sglang_diffusion_routing.http1.connect import resolve_worker
+from sglang_diffusion_routing.proxy.server import DataPlane
+from sglang_diffusion_routing.runtime.effects import Effects
+from sglang_diffusion_routing.runtime.loop import Fleet
+from sglang_diffusion_routing.settings import Settings
+from sglang_diffusion_routing.tasks import Tasks
+
+_log = structlog.get_logger(__name__)
+
+TICK_S = 0.25
+"""How exactly drains and waits in the queue keep their deadlines."""
+
+
+class App:
+    """A whole router. Made and run on one event loop.
+
+    Attributes:
+        port: where it listens, once started.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        rng = random.Random(settings.seed)
+        self._fleet = fleet = Fleet(
+            Pool(_health_limits(settings), settings.drain_timeout_s),
+            Scheduler(_scheduler_limits(settings), rng, settings.routing_algorithm.value),
+            Affinity(settings.job_cap, settings.job_ttl_s),
+            BlackHoles(),
+        )
+        allowed = AllowList.parse(settings.allow_worker)
+        resolve = partial(resolve_worker, allowed=allowed)
+        self._api = api = WorkerApi(resolve, connect_timeout_s=settings.connect_timeout_s)
+        self._prober = Prober(
+            fleet, api, interval_s=settings.health_check_interval_s, timeout_s=settings.probe_timeout_s, rng=rng
+        )
+        self._sentinels = Sentinels(
+            fleet.apply, self._open_connections, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
+        )
+        self._refitter = Refitter(
+            fleet, api, call_limit_s=settings.fan_out_timeout_s, max_reply_bytes=settings.fan_out_reply_max_bytes
+        )
+        self._effects = Effects(
+            fleet, api, self._prober, self._sentinels, self._refitter, call_limit_s=settings.fan_out_timeout_s
+        )
+        fleet.run_command = self._effects.run
+        self._locator = JobLocator(fleet, api, timeout_s=settings.probe_timeout_s)
+        self._membership = Membership(
+            fleet,
+            self._prober,
+            allowed,
+            # Two questions: for its health, and for what it makes.
+            first_probe_limit_s=2 * settings.probe_timeout_s,
+        )
+        self._control = ControlServer()
+        job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
+        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._control.path)
+        self._tasks = Tasks()
+
+    @property
+    def port(self) -> int:
+        return self._data_plane.port
+
+    def _plane(self) -> ControlPlane:
+        settings, fleet, api = self._settings, self._fleet, self._api
+        limit_s, reply_bytes = settings.fan_out_timeout_s, settings.fan_out_reply_max_bytes
+        return ControlPlane(
+            settings=settings,
+            fleet=fleet,
+            membership=self._membership,
+            memory=Memory(fleet, drain_limit_s=settings.drain_timeout_s, call_limit_s=limit_s),
+            broadcast=Broadcast(fleet, api, timeout_s=limit_s, max_reply_bytes=reply_bytes),
+            refitter=self._refitter,
+            gate=Gate(fleet),
+            lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
+            samples=reader(fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter),
+        )
+
+    def _open_connections(self, worker_id: WorkerId) -> int:
+        return self._data_plane.open_connections(worker_id) + self._api.open_calls(worker_id)
+
+    async def start(self) -> None:
+        """Listen, and begin to look after the workers.
+
+        Raises:
+            OSError: the address cannot be had; nothing is left behind.
+            InvalidWorkerUrl: one of the workers to begin with may not be one; nothing is left behind.
+        """
+        try:
+            for url in self._settings.worker_urls:
+                await self._membership.enlist(url)
+            await self._control.start(build_api(self._plane()))
+            await self._data_plane.start()
+        except BaseException:
+            await self.abort()
+            raise
+        self._prober.start()
+        self._tasks.spawn(self._tick(), name="tick")
+
+    async def stop(self) -> None:
+        """End in order: take nothing new, refuse what waits, let what runs finish within the grace, then close."""
+        self._data_plane.stop_accepting()
+        refused = self._fleet.drop_queued(ShuttingDown())
+        _log.info("shutting_down", refused=refused, in_flight=self._fleet.scheduler.live_leases)
+        finished = await self._data_plane.drain(self._settings.shutdown_grace_s)
+        if not finished:
+            _log.warning("shutdown_grace_over", in_flight=self._fleet.scheduler.live_leases)
+        await self.abort()
+
+    async def abort(self) -> None:
+        """Close everything now, and remove what is on disk; safe to repeat."""
+        await self._data_plane.close()
+        await self._tasks.cancel_all()
+        await self._refitter.aclose()
+        await self._effects.aclose()
+        await self._locator.aclose()
+        await self._prober.aclose()
+        await self._sentinels.aclose()
+        await self._control.stop()
+        await self._api.aclose()
+
+    async def _tick(self) -> None:
+        while True:
+            self._fleet.tick()
+            await asyncio.sleep(TICK_S)
+
+
+def _health_limits(settings: Settings) -> HealthLimits:
+    return HealthLimits(
+        interval_s=settings.health_check_interval_s,
+        threshold=settings.health_check_failure_threshold,
+        busy_grace_s=settings.busy_grace_s,
+    )
+
+
+def _scheduler_limits(settings: Settings) -> SchedulerLimits:
+    return SchedulerLimits(
+        queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes),
+        max_concurrency=settings.max_concurrency_per_worker,
+    )
+
+
+def build(settings: Settings) -> App:
+    """Build a router on the running event loop; `App.start` starts it."""
+    return App(settings)

@@ -1,0 +1,117 @@
+"""Hold one silent connection to every worker: its end is the first news of a death or a restart.
+
+A worker keeps a connection that never sends a request, and its kernel closes it within milliseconds of the process's
+end, however busy the process was. TCP keep-alive tells of hosts that vanish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+import structlog
+from typing_extensions import override
+
+from sglang_diffusion_routing.core.address import AllowList
+from sglang_diffusion_routing.core.events import SentinelLost
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
+from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.connect import open_worker_connection
+from sglang_diffusion_routing.tasks import Tasks
+
+_log = structlog.get_logger(__name__)
+
+SETTLE_S = 0.05
+"""When a process dies its connections end one after the other; those for requests are counted once all have."""
+
+
+class _Silent(asyncio.Protocol):
+    """A connection on which nothing is sent and what comes is ignored."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.BaseTransport | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Sentinels:
+    """The silent connections, by worker.
+
+    Args:
+        report: takes the news.
+        open_connections: counts the other connections that are open to a worker.
+
+    Attributes:
+        ended_total: connections that have ended, or could not be opened.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[SentinelLost], None],
+        open_connections: Callable[[WorkerId], int],
+        *,
+        connect_timeout_s: float,
+        allowed: AllowList | None = None,
+    ) -> None:
+        self._report = report
+        self._open_connections = open_connections
+        self._connect_timeout_s = connect_timeout_s
+        self._allowed = allowed
+        self._tls: ssl.SSLContext | None = None
+        self._tasks = Tasks()
+        self._watching: dict[WorkerId, asyncio.Task[None]] = {}
+        self.ended_total = 0
+
+    def open(self, worker: Worker) -> None:
+        """Watch a worker; one report follows, when the connection has ended or could not be opened."""
+        self.close(worker.worker_id)
+        self._watching[worker.worker_id] = self._tasks.spawn(self._watch(worker), name="sentinel")
+
+    def close(self, worker_id: WorkerId) -> None:
+        """Watch a worker no longer, without a report."""
+        task = self._watching.pop(worker_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        self._watching.clear()
+        await self._tasks.cancel_all()
+
+    async def _watch(self, worker: Worker) -> None:
+        worker_id, incarnation = worker.worker_id, worker.incarnation
+        tls = self._tls_context() if worker.url.scheme == "https" else None
+        try:
+            silent = await open_worker_connection(
+                worker.url, _Silent, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
+            )
+        except ConnectFailed as error:
+            _log.debug("sentinel_not_opened", worker=worker_id, why=error.message)
+        else:
+            try:
+                await silent.ended
+                await asyncio.sleep(SETTLE_S)
+            finally:
+                silent.close()
+        self.ended_total += 1
+        connections = self._open_connections(worker_id)
+        _log.info("sentinel_ended", worker=worker_id, other_connections=connections)
+        self._report(SentinelLost(worker_id, incarnation, connections))
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
