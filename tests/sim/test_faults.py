@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -39,3 +41,8 @@ def test_values_out_of_bounds_are_refused() -> None:
         Faults(fail_next=-1)
     with pytest.raises(ValidationError):
         Faults.model_validate({"unknown": True})
+
+
+def test_every_fault_is_documented() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "simulated-worker.md").read_text(encoding="utf-8")
+    assert [name for name in Faults.model_fields if f"`{name}`" not in table] == []

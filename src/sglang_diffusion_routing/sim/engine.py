@@ -121,7 +121,7 @@ class Engine:
         Raises:
             SchedulerDead: before, or while the work waited or ran.
         """
-        return await asyncio.shield(asyncio.wrap_future(self.submit(kind, work, request_id=request_id)))
+        return await asyncio.wrap_future(self.submit(kind, work, request_id=request_id))
 
     def submit(self, kind: str, work: Callable[[Turn], T], *, request_id: str = "") -> "Future[T]":
         """Queue a piece of work."""
