@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sglang_diffusion_routing import __version__
 from sglang_diffusion_routing.api import docs, errors, jobs, legacy, models, refits, rl, status, workers
 from sglang_diffusion_routing.api.plane import ControlPlane
+from sglang_diffusion_routing.api.spelling import AnySpelling
 
 _DESCRIPTION = (
     "Control of the router. Work (`/v1/images/...`, `/v1/videos`, `/rollout/generate`, ...) goes to the workers and is "
@@ -37,7 +38,7 @@ def build(plane: ControlPlane) -> ASGIApp:
         await response(scope, receive, send)
 
     app.router.default = fall_back
-    return HeadAsGet(app)
+    return AnySpelling(HeadAsGet(app))
 
 
 class HeadAsGet:

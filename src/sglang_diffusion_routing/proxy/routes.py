@@ -120,8 +120,13 @@ def route(method: bytes, path: bytes, query: bytes | None) -> Route:
     return _other(method, normal, query)
 
 
+def is_control_path(path: bytes) -> bool:
+    """Tell whether a path in its normal form is one of the control API's own."""
+    return path in _CONTROL_PATHS or path.startswith(_CONTROL_TREES)
+
+
 def _other(method: bytes, path: bytes, query: bytes | None) -> Route:
-    if path in _CONTROL_PATHS or path.startswith(_CONTROL_TREES):
+    if is_control_path(path):
         return CONTROL
     safe = method in _SAFE
     if method != b"OPTIONS":
