@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import uvicorn
@@ -117,9 +117,8 @@ def bound(settings: SimSettings) -> Iterator[socket.socket]:
     Raises:
         PortTaken: none is free.
     """
-    last = settings.port if settings.strict_ports or settings.port == 0 else min(settings.port + PORTS_TRIED, 65535)
     refusal: OSError | None = None
-    for port in range(settings.port, last + 1):
+    for port in _candidates(settings):
         with contextlib.ExitStack() as stack:
             try:
                 listener = stack.enter_context(_listen(settings.host, port))
@@ -132,6 +131,13 @@ def bound(settings: SimSettings) -> Iterator[socket.socket]:
             return
     reason = refusal.strerror if refusal is not None else "no port to try"
     raise PortTaken(f"cannot listen on {settings.host}:{settings.port}: {reason}") from refusal
+
+
+def _candidates(settings: SimSettings) -> Iterable[int]:
+    if settings.port == 0:  # each try is another free port, whose neighbour may be free for the broker
+        return [0] * PORTS_TRIED
+    last = settings.port if settings.strict_ports else min(settings.port + PORTS_TRIED, 65535)
+    return range(settings.port, last + 1)
 
 
 def _listen(host: str, port: int) -> socket.socket:
