@@ -61,8 +61,9 @@ class App:
             BlackHoles(),
         )
         allowed = AllowList.parse(settings.allow_worker)
-        resolve = partial(resolve_worker, allowed=allowed)
-        self._api = api = WorkerApi(resolve, connect_timeout_s=settings.connect_timeout_s)
+        self._api = api = WorkerApi(
+            partial(resolve_worker, allowed=allowed), connect_timeout_s=settings.connect_timeout_s, allowed=allowed
+        )
         self._prober = Prober(
             fleet, api, interval_s=settings.health_check_interval_s, timeout_s=settings.probe_timeout_s, rng=rng
         )

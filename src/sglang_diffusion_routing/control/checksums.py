@@ -17,6 +17,8 @@ VERSIONS_MAX = 64
 """A refusal is checked against what the worker had just before, so old versions matter little."""
 
 Checksums = Mapping[str, str]
+Key = tuple[str, Loaded]
+"""A weight group and a version."""
 
 
 class Baselines:
@@ -25,8 +27,8 @@ class Baselines:
     def __init__(self, api: WorkerApi, call_limit_s: float) -> None:
         self._api = api
         self._call_limit_s = call_limit_s
-        self._known: dict[tuple[str, Loaded], Checksums] = {}
-        self._asking = asyncio.Lock()
+        self._known: dict[Key, Checksums] = {}
+        self._asking: dict[Key, asyncio.Event] = {}
 
     def forget(self, group: str, version: str) -> None:
         """A version is about to be loaded again, perhaps with other weights."""
@@ -34,28 +36,33 @@ class Baselines:
 
     async def take_first(self, worker: Worker, group: str) -> None:
         """Ask an idle worker for what it has, if nobody is known to have that and nobody is being asked."""
-        key = (group, worker.loaded)
-        if worker.loaded is not Unversioned.SUSPECT and key not in self._known and not self._asking.locked():
-            await self._take(worker, key)
+        if worker.loaded is not Unversioned.SUSPECT:
+            await self._take(worker, (group, worker.loaded))
 
     async def take_new(self, worker: Worker, group: str, version: str) -> None:
         """Ask a worker that has just loaded `version`, if it is the first."""
-        key = (group, version)
-        if key not in self._known and not self._asking.locked():
-            await self._take(worker, key)
+        await self._take(worker, (group, version))
 
     async def still_holds(self, worker: Worker, group: str, before: Loaded) -> bool | None:
         """Tell whether a worker still has what it had before; None when that cannot be told."""
-        async with self._asking:
-            expected = self._known.get((group, before))
+        key = (group, before)
+        if key in self._asking:
+            await self._asking[key].wait()
+        expected = self._known.get(key)
         if expected is None:
             return None
         found = await self._transformers(worker)
         return None if found is None else found == expected
 
-    async def _take(self, worker: Worker, key: tuple[str, Loaded]) -> None:
-        async with self._asking:
+    async def _take(self, worker: Worker, key: Key) -> None:
+        if key in self._known or key in self._asking:
+            return
+        self._asking[key] = answered = asyncio.Event()
+        try:
             found = await self._transformers(worker)
+        finally:
+            del self._asking[key]
+            answered.set()
         if found is not None:
             self._known[key] = found
             if len(self._known) > VERSIONS_MAX:

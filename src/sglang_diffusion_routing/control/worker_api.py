@@ -9,8 +9,9 @@ import asyncio
 import json
 import math
 import os
+import ssl
 from collections import Counter
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -18,9 +19,11 @@ from typing import Self
 
 import httpx2
 
+from sglang_diffusion_routing.control.health_call import BrokenReply, ask_health
 from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
+from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
-from sglang_diffusion_routing.errors import RouterError
+from sglang_diffusion_routing.errors import ConnectFailed, RouterError
 
 # Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
 _DECODE_IN_THREAD_BYTES = 256 * 1024
@@ -97,11 +100,17 @@ class Call:
 class WorkerApi:
     """Calls on workers. Owns one HTTP client; close it with `aclose`.
 
+    Args:
+        resolve: gives the addresses of a worker. allowed: the same list of hosts, for connections without the client.
+
     Attributes:
         ended: calls so far by how they ended.
     """
 
-    def __init__(self, resolve: Resolve, *, connect_timeout_s: float) -> None:
+    def __init__(self, resolve: Resolve, *, connect_timeout_s: float, allowed: AllowList | None = None) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._allowed = allowed
+        self._tls: ssl.SSLContext | None = None
         self._open: Counter[WorkerId] = Counter()
         self.ended: Counter[str] = Counter()
         self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
@@ -125,10 +134,14 @@ class WorkerApi:
 
     async def send(self, url: WorkerUrl, call: Call) -> Answer:
         """Send `call` to the worker at `url`; never raises for what the network or the worker does."""
+        return await self._counted(url, self._send(url, call))
+
+    async def _counted(self, url: WorkerUrl, call: Awaitable[Answer]) -> Answer:
+        """Await a call; count it as open while it lasts, and by its end afterwards."""
         worker_id = WorkerId(str(url))
         self._open[worker_id] += 1
         try:
-            answer = await self._send(url, call)
+            answer = await call
         finally:
             self._open[worker_id] -= 1
             if not self._open[worker_id]:
@@ -182,7 +195,30 @@ class WorkerApi:
 
     async def health(self, url: WorkerUrl, timeout_s: float) -> Answer:
         """Ask `GET /health`: 200 when it serves, 503 while it warms up or when its scheduler has died."""
-        return await self.send(url, Call("GET", "/health", timeout_s))
+        return await self._counted(url, self._health(url, timeout_s))
+
+    async def _health(self, url: WorkerUrl, timeout_s: float) -> Answer:
+        try:
+            status, content = await ask_health(
+                url,
+                timeout_s=timeout_s,
+                connect_timeout_s=self._connect_timeout_s,
+                allowed=self._allowed,
+                tls=self._tls_context() if url.scheme == "https" else None,
+            )
+        except TimeoutError:
+            return _lost(Failure.TIMED_OUT, f"no answer within {timeout_s:g} s")
+        except ConnectFailed as error:
+            return _lost(Failure.UNREACHABLE, error.message)
+        except BrokenReply as error:
+            return _lost(Failure.BROKEN, str(error))
+        ended = Ended.SUCCEEDED if status == 200 else Ended.REFUSED
+        return Answer(ended, status, _decode(content), content)
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
     async def capability(self, url: WorkerUrl, timeout_s: float) -> Capability | None:
         """Ask `GET /v1/models` what the worker makes; None when it did not say."""
