@@ -97,6 +97,7 @@ class SimProcess:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", MODULE, *_flags(settings)],
             stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C in a terminal is for whoever started it, who ends it in order
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},

@@ -53,7 +53,7 @@ def test_a_signal_ends_everything_too(tmp_path: Path) -> None:
     pids: list[int] = []
 
     def interrupted() -> None:
-        with processes.running(1, tmp_path, tmp_path / "router.log") as fleet:
+        with processes.running(1, tmp_path / "base", tmp_path / "router.log") as fleet:
             pids.extend([fleet.router.pid, fleet.workers[0].pid])
             signal.raise_signal(signal.SIGTERM)
 

@@ -47,6 +47,23 @@ def test_a_step_is_a_line() -> None:
     assert stream.getvalue() == "wake       all awake [in 1 s]\n"
 
 
+def test_a_step_without_a_terminal_is_one_line_however_long() -> None:
+    report, stream = plain(20)
+    report.step("wake", "all awake " * 10)
+    assert stream.getvalue() == "wake       " + "all awake " * 10 + "\n"
+
+
+def test_a_step_on_a_narrow_terminal_is_indented() -> None:
+    stream = io.StringIO()
+    Report(Console(file=stream, width=30, force_terminal=True, color_system=None)).step(
+        "wake", "all awake at last, and well"
+    )
+    assert [line.rstrip() for line in stream.getvalue().splitlines()] == [
+        "wake       all awake at last,",
+        "           and well",
+    ]
+
+
 def test_progress_without_a_terminal_is_a_line_at_each_quarter() -> None:
     report, stream = plain()
     with report.progress("rollout 1", 40, 4) as tick:
@@ -88,10 +105,13 @@ def test_the_table_of_workers_has_a_row_each(timed: Timed, width: int) -> None:
 
 def test_the_cost_is_a_difference() -> None:
     report, stream = plain(200)
-    report.cost(Usage(1.0, 50_000_000, 60_000_000), Usage(1.5, 55_000_000, 61_000_000), 1000, 12.0)
-    assert stream.getvalue() == (
-        "router     1000 requests, 12 MB: 500 µs of CPU each; 55 MB resident, 50 before, 61 at most\n"
-    )
+    before, after = Usage(1.0, 50_000_000, 60_000_000), Usage(1.5, 55_000_000, 61_000_000)
+    report.cost(before, after, 100, 12.0)
+    report.small_cost(before, after, 10_000)
+    assert stream.getvalue().splitlines() == [
+        "router     100 requests, 12 MB: 0.50 s of CPU; memory 50 MB before, 55 after, 61 at most",
+        "           10000 small requests: 50 µs of CPU each",
+    ]
 
 
 def test_claims_are_shown_apart() -> None:

@@ -61,9 +61,14 @@ def test_a_caption_has_at_most_two_lines_that_fit(text: str) -> None:
     assert all(font.getlength(line) <= 256 for line in lines)
 
 
+@pytest.mark.parametrize(("text", "shown"), [("a café", "a cafe"), ("漢字", ""), ("漢 fox", "fox"), ("“Fin”", "Fin")])
+def test_a_caption_is_made_of_what_the_font_has(text: str, shown: str) -> None:
+    assert sheet.printable(text) == shown
+
+
 def test_a_short_caption_is_left_alone() -> None:
     assert sheet.wrapped("a fox", ImageFont.load_default(sheet.FONT_PX), 256) == "a fox"
 
 
 def test_a_long_caption_ends_with_an_ellipsis() -> None:
-    assert sheet.wrapped("a fox " * 40, ImageFont.load_default(sheet.FONT_PX), 256).endswith("…")
+    assert sheet.wrapped("a fox " * 40, ImageFont.load_default(sheet.FONT_PX), 256).endswith(" ...")

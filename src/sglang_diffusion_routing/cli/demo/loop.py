@@ -1,5 +1,6 @@
 """The reinforcement-learning loop of the demo, against a running fleet."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from sglang_diffusion_routing.cli.demo.rollout import request, rollout
 from sglang_diffusion_routing.cli.demo.sheet import draw
 
 CALL_TIMEOUT_S = 120.0
+SMALL_REQUESTS, SMALL_AT_ONCE = 2_000, 8
 BASE_VERSION = "0"
 """What the router calls the weights that the workers' processes started with."""
 NEXT_VERSION = "step-1"
@@ -51,12 +53,17 @@ class Loop:
         await self._wake()
         await self._refit(checksum)
         second = await self._rollout(2, NEXT_VERSION, checksum)
+        moved = self._fleet.router.usage()
+        requests, megabytes = self._requests, self._received_bytes / 1e6
+        await self._small_requests()
+        small = self._fleet.router.usage()
         await self._settled()
         self._report.step("reward", f"{first.reward:+.3f} before, {second.reward:+.3f} after one training step")
         for number, timed in enumerate((first, second), 1):
             self._report.places(self._names, number, timed)
         self._report.workers(self._names, self._fleet.speeds, (first, second))
-        self._report.cost(started, self._fleet.router.usage(), self._requests, self._received_bytes / 1e6)
+        self._report.cost(started, moved, requests, megabytes)
+        self._report.small_cost(moved, small, SMALL_REQUESTS)
         draw(first.groups, second.groups, self._options.out / "contact-sheet.png")
         write_samples(self._options.out / "samples.csv", self._names, (first, second))
         self._report.verdict(self._verdict)
@@ -136,6 +143,15 @@ class Loop:
         if len(results) != len(self._names):
             raise CallFailed(f"{path} reached {len(results)} of {len(self._names)} workers")
         return answer
+
+    async def _small_requests(self) -> None:
+        """Send many requests with next to nothing in them, a few at a time, to see what each costs."""
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                (await self._client.get("/model_info")).raise_for_status()
+
+        await asyncio.gather(*(send(SMALL_REQUESTS // SMALL_AT_ONCE) for _ in range(SMALL_AT_ONCE)))
 
     async def _settled(self) -> None:
         """Claim that the router holds no lease when nothing runs."""

@@ -76,6 +76,7 @@ class RouterProcess:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "sglang_diffusion_routing", *words],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the demo, which ends the others in order
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": path},

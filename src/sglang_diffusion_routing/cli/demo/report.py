@@ -54,8 +54,15 @@ class Report:
         self._console = console
 
     def step(self, label: str, text: str) -> None:
-        """Say in a line what has been done."""
-        self._console.print(Text(label.ljust(LABEL_CHARS), style="bold").append(" ").append(text, style="not bold"))
+        """Say what has been done: a label and a sentence, which a narrow terminal gets in several indented lines."""
+        if not self._console.is_terminal:
+            self._console.print(Text(f"{label:<{LABEL_CHARS}} {text}"), soft_wrap=True)
+            return
+        line = Table.grid(padding=(0, 1))
+        line.add_column(width=LABEL_CHARS, style="bold")
+        line.add_column()
+        line.add_row(Text(label), Text(text))
+        self._console.print(line)
 
     @contextmanager
     def progress(self, label: str, total: int, per_tick: int) -> Iterator[Callable[[], None]]:
@@ -90,7 +97,7 @@ class Report:
         table.add_column("worker")
         table.add_column("speed", justify="right")
         for number in range(1, len(rollouts) + 1):
-            table.add_column(f"samples {number}", justify="right")
+            table.add_column(f"made {number}", justify="right")
             table.add_column(f"busy {number}", justify="right")
         for (url, name), speed in zip(names.items(), speeds, strict=True):
             cells = [name, f"{speed:g}"]
@@ -105,21 +112,25 @@ class Report:
         self.step(f"places {number}", " ".join(letters[at : at + 12] for at in range(0, len(letters), 12)))
 
     def cost(self, before: Usage, after: Usage, requests: int, megabytes: float) -> None:
-        """Show what the router itself used for `requests` requests that moved `megabytes` MB."""
-        cpu_us = (after.cpu_s - before.cpu_s) * 1e6 / requests
+        """Show what the router itself used for `requests` requests whose replies had `megabytes` MB."""
         self.step(
             "router",
-            f"{requests} requests, {megabytes:.0f} MB: {cpu_us:.0f} µs of CPU each; "
-            f"{after.rss_bytes / 1e6:.0f} MB resident, {before.rss_bytes / 1e6:.0f} before, "
+            f"{requests} requests, {megabytes:.0f} MB: {after.cpu_s - before.cpu_s:.2f} s of CPU; "
+            f"memory {before.rss_bytes / 1e6:.0f} MB before, {after.rss_bytes / 1e6:.0f} after, "
             f"{after.peak_rss_bytes / 1e6:.0f} at most",
         )
+
+    def small_cost(self, before: Usage, after: Usage, requests: int) -> None:
+        """Show what the router used for each of `requests` small requests."""
+        each_us = (after.cpu_s - before.cpu_s) * 1e6 / requests
+        self.step("", f"{requests} small requests: {each_us:.0f} µs of CPU each")
 
     def verdict(self, verdict: Verdict) -> None:
         """Show which claims hold."""
         for sentence in verdict.held:
-            self._console.print(Text("  ✓ ", style="green").append(sentence, style="default"))
+            self._console.print(Text("  ✓ ", style="green").append(sentence, style="default"), soft_wrap=True)
         for sentence in verdict.broken:
-            self._console.print(Text("  ✗ ", style="bold red").append(sentence, style="default"))
+            self._console.print(Text("  ✗ ", style="bold red").append(sentence, style="default"), soft_wrap=True)
 
 
 def write_samples(path: Path, names: dict[str, str], rollouts: Sequence[Timed]) -> None:

@@ -17,6 +17,9 @@ SIDE_PX = 256
 STEPS = 8
 THUMBNAIL_PX = 64
 
+NO_DEADLINE = httpx2.Timeout(None, connect=10.0)
+"""A request may wait in the router for as long as those before it take."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -83,7 +86,7 @@ async def rollout(
         first_seed = seed + index * samples
         body = request(prompt, samples, first_seed)
         try:
-            reply = await client.post("/rollout/generate", json=body)
+            reply = await client.post("/rollout/generate", json=body, timeout=NO_DEADLINE)
         except httpx2.TransportError as error:
             raise RolloutFailed(f"prompt {index + 1}: {error!r}") from error
         if reply.status_code != 200:

@@ -1,5 +1,6 @@
 """Draw the contact sheet: for each prompt its samples before the refit and, under them, after it."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,13 +43,18 @@ def draw(before: Sequence[Sequence[Sample]], after: Sequence[Sequence[Sample]], 
         top = MARGIN_PX + row * (cell_height + GAP_PX)
         sheet.paste(Image.fromarray(_strip(old)), (left, top))
         sheet.paste(Image.fromarray(_strip(new)), (left, top + THUMBNAIL_PX))
-        caption = wrapped(old[0].text, font, cell_width)
+        caption = wrapped(printable(old[0].text) or f"prompt {place + 1}", font, cell_width)
         pen.multiline_text((left, top + 2 * THUMBNAIL_PX + 3), caption, fill=INK, font=font, spacing=2)
     sheet.save(path, optimize=True)
 
 
 def _strip(samples: Sequence[Sample]) -> Pixels:
     return np.concatenate([sample.thumbnail for sample in samples], axis=1)
+
+
+def printable(text: str) -> str:
+    """Give a caption in the characters that Pillow's own font has: ASCII; accents are dropped, "é" becomes "e"."""
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").strip()
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> str:
@@ -61,7 +67,7 @@ def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width
         elif len(lines) == 1:
             lines.append(word)
         else:
-            lines[-1] += " …"
+            lines[-1] += " ..."
             break
     return "\n".join(_cut(line, font, width_px) for line in lines)
 
@@ -70,7 +76,7 @@ def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px
     """Shorten a line that is still too long, keeping its beginning."""
     if font.getlength(line) <= width_px:
         return line
-    kept = line.removesuffix(" …")
-    while kept and font.getlength(f"{kept} …") > width_px:
+    kept = line.removesuffix(" ...")
+    while kept and font.getlength(f"{kept} ...") > width_px:
         kept = kept[:-1]
-    return f"{kept} …".strip()
+    return f"{kept} ...".strip()
