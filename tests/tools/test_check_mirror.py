@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.core
 
-CODE = "def f() -> None: ...\n"
+CODE = "def f() -> int:\n    return 1\n"
 
 
 @pytest.fixture
@@ -42,7 +42,10 @@ def test_a_module_without_tests_is_named(mirror: ModuleType, tmp_path: Path) -> 
 
 
 def test_a_module_that_only_declares_needs_no_tests(mirror: ModuleType, tmp_path: Path) -> None:
-    write(tmp_path / "src", **{"core/names.py": '"""Names."""\nLIMIT = 3\n'})
+    protocol = (
+        'class Sink(Protocol):\n    def taken(self) -> None: ...\n    def left(self) -> None:\n        """Go."""\n'
+    )
+    write(tmp_path / "src", **{"core/names.py": '"""Names."""\nLIMIT = 3\n', "core/ports.py": protocol})
     assert mirror.faults() == []
 
 

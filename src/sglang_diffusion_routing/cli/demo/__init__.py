@@ -1,14 +1,13 @@
 """`sglang-d-router demo`: a whole reinforcement-learning loop on simulated workers."""
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
 from rich.console import Console
 
-from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CALL_TIMEOUT_S, CallFailed, Loop
+from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CALL_TIMEOUT_S, CHECKPOINTS, CallFailed, Loop
 from sglang_diffusion_routing.cli.demo.options import Options, parse
 from sglang_diffusion_routing.cli.demo.processes import Fleet, RouterFailed, running
 from sglang_diffusion_routing.cli.demo.report import Report
@@ -26,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
     count = len(options.prompts)
     report.step("demo", f"{count} prompts x {options.samples} samples on {options.workers} simulated workers (no GPU)")
     try:
-        base = _base_checkpoint(options.out / "checkpoints")
+        base = _base_checkpoint(options.out)
         with running(options.workers, base, log) as fleet:
             report.step("start", f"workers and router at {fleet.router.url} in {fleet.start_s:.1f} s")
             held = asyncio.run(_loop(fleet, options, report, base))
@@ -42,10 +41,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _base_checkpoint(folder: Path) -> Path:
-    """Write the weights that the workers start with, and remove those of an earlier run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    write_checkpoint(folder / BASE_VERSION, seed=0)
-    return folder / BASE_VERSION
+    """Write the weights that the workers start with."""
+    base = folder / CHECKPOINTS / BASE_VERSION
+    write_checkpoint(base, seed=0)
+    return base
 
 
 async def _loop(fleet: Fleet, options: Options, report: Report, base: Path) -> bool:

@@ -20,6 +20,8 @@ SMALL_REQUESTS, SMALL_AT_ONCE = 2_000, 8
 BASE_VERSION = "0"
 """What the router calls the weights that the workers' processes started with."""
 NEXT_VERSION = "step-1"
+CHECKPOINTS = "demo-checkpoints"
+"""Folder of both in `Options.out`; the name is not one that a trainer would have there."""
 
 
 class CallFailed(RuntimeError):
@@ -110,7 +112,7 @@ class Loop:
 
     def _train(self, first: Timed) -> str:
         groups = [([s.reward for s in group], [s.latent for s in group]) for group in first.groups]
-        folder = self._options.out / "checkpoints"
+        folder = self._options.out / CHECKPOINTS
         checksum = trainer.train(folder / NEXT_VERSION, folder / BASE_VERSION, trainer.gradient(groups))
         self._report.step("train", f"one policy-gradient step; transformer {checksum[:12]} is in {NEXT_VERSION}")
         return checksum
@@ -121,7 +123,7 @@ class Loop:
         self._report.step("wake", f"all awake in {time.monotonic() - began_s:.2f} s")
 
     async def _refit(self, checksum: str) -> None:
-        path = str(self._options.out / "checkpoints" / NEXT_VERSION)
+        path = str(self._options.out / CHECKPOINTS / NEXT_VERSION)
         began_s = time.monotonic()
         reply = await self._fan_out("/update_weights_from_disk", {"model_path": path, "weight_version": NEXT_VERSION})
         self._report.step("refit", f"all on {reply.get('weight_version')} in {time.monotonic() - began_s:.2f} s")
