@@ -1,13 +1,15 @@
 """Simulated workers in threads of the test's own process, and a client for each."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from sglang_diffusion_routing.sim.engine import Turn
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
 
@@ -32,6 +34,23 @@ class Running:
     def video(self, **changes: Any) -> httpx2.Response:
         body = {"prompt": "a cat", "size": "64x64", "num_frames": 5, "num_inference_steps": 2, "seed": 1}
         return self.post("/v1/videos", json=body | changes)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the engine busy during the block, so that all that is asked for meanwhile waits in its queue."""
+        self.post("/get_weights_checksum", json={}).raise_for_status()  # the engine starts with its first work
+        started, release = threading.Event(), threading.Event()
+
+        def work(_turn: Turn) -> None:
+            started.set()
+            release.wait(30.0)
+
+        self.sim.worker.engine.submit("held", work)
+        assert started.wait(10.0)
+        try:
+            yield
+        finally:
+            release.set()
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = self.get("/sim/state").json()

@@ -30,8 +30,7 @@ def in_background(call: object, *args: object) -> threading.Thread:
     return thread
 
 
-def test_everything_that_needs_the_scheduler_waits_in_one_queue(start: Start, tmp_path: Path) -> None:
-    sim = start(overhead_seconds=0.6)
+def test_everything_that_needs_the_scheduler_waits_in_one_queue(sim: Running, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "new", 1)
     calls = [
         ("image", sim.image),
@@ -43,41 +42,53 @@ def test_everything_that_needs_the_scheduler_waits_in_one_queue(start: Start, tm
         ("resume", lambda: sim.post("/resume_memory_occupation")),
     ]
     threads = []
-    for position, (_, call) in enumerate(calls):
-        threads.append(in_background(call))
-        eventually_equal(
-            lambda: sim.state()["queued"] + sim.state()["done"] + bool(sim.state()["running"]), position + 1
-        )
-    paths = ("/health", "/liveness", "/v1/models", "/model_info", "/v1/videos")
-    assert [sim.get(path).status_code for path in paths] == [200] * 5
-    assert (sim.state()["running"], sim.state()["done"]) == ("image", 0)
+    with sim.held():
+        for position, (_, call) in enumerate(calls):
+            threads.append(in_background(call))
+            eventually_equal(lambda: sim.state()["queued"], position + 1)
+        paths = ("/health", "/liveness", "/v1/models", "/model_info", "/v1/videos")
+        assert [sim.get(path).status_code for path in paths] == [200] * 5
+        assert (sim.state()["running"], sim.state()["queued"]) == ("held", len(calls))
     for thread in threads:
         thread.join(10.0)
-    assert kinds(sim) == [kind for kind, _ in calls]
+    assert kinds(sim)[2:] == [kind for kind, _ in calls]
 
 
-def test_a_generation_runs_on_the_weights_that_are_loaded_when_its_turn_comes(start: Start, tmp_path: Path) -> None:
-    sim = start(overhead_seconds=0.2)
+def test_a_generation_runs_on_the_weights_that_are_loaded_when_its_turn_comes(sim: Running, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "new", 1)
-    first = in_background(sim.image)
-    eventually_equal(lambda: sim.state()["running"], "image")
-    refit = in_background(lambda: sim.post("/update_weights_from_disk", json={"model_path": str(tmp_path / "new")}))
-    eventually_equal(lambda: sim.state()["queued"], 1)
-    stamped = sim.image().headers["x-sim-weights"]
-    for thread in (first, refit):
+    replies: list[httpx2.Response] = []
+    calls = [
+        lambda: replies.append(sim.image()),
+        lambda: sim.post("/update_weights_from_disk", json={"model_path": str(tmp_path / "new")}),
+        lambda: replies.append(sim.image()),
+    ]
+    old, threads = sim.checksums()["transformer"], []
+    with sim.held():
+        for position, call in enumerate(calls):
+            threads.append(in_background(call))
+            eventually_equal(lambda: sim.state()["queued"], position + 1)
+    for thread in threads:
         thread.join(10.0)
-    assert stamped == sim.checksums()["transformer"]
-    before, _, after, _ = [entry["weights"] for entry in sim.state()["finished"]]
-    assert (before != after, after) == (True, stamped)
+    new = sim.checksums()["transformer"]
+    assert [reply.headers["x-sim-weights"] for reply in replies] == [old, new]
+    assert old != new
 
 
-def test_work_goes_on_after_its_client_has_left(start: Start) -> None:
-    sim = start(overhead_seconds=0.3)
-    for _ in range(2):  # one that runs, one that waits behind it
-        with pytest.raises(httpx2.ReadTimeout):
-            sim.image(timeout_s=0.05)
+def test_work_goes_on_after_its_client_has_left(sim: Running) -> None:
+    with sim.held():
+        for _ in range(2):
+            with pytest.raises(httpx2.ReadTimeout):
+                sim.image(timeout_s=0.1)
+        assert sim.state()["queued"] == 2
     assert sim.image().status_code == 200
-    assert [(entry["kind"], entry["ok"]) for entry in sim.state()["finished"]] == [("image", True)] * 3
+    assert [(entry["kind"], entry["ok"]) for entry in sim.state()["finished"]][2:] == [("image", True)] * 3
+
+
+def test_running_work_goes_on_after_its_client_has_left(start: Start) -> None:
+    sim = start(overhead_seconds=0.5)
+    with pytest.raises(httpx2.ReadTimeout):
+        sim.image(timeout_s=0.2)
+    eventually_equal(lambda: [(entry["kind"], entry["ok"]) for entry in sim.state()["finished"]], [("image", True)])
 
 
 def test_a_generation_takes_time_by_its_pixels_steps_and_outputs(start: Start) -> None:

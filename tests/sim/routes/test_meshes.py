@@ -48,10 +48,10 @@ def test_an_upload_will_do(mesh: Running) -> None:
     assert (reply.status_code, reply.json()["status"]) == (200, "queued")
 
 
-def test_before_it_is_done_there_is_no_content(start: Start) -> None:
-    mesh = start(model="mesh", overhead_seconds=0.3)
-    created = mesh.post("/v1/meshes", json={"input_image": "x"}).json()
-    reply = mesh.get(f"/v1/meshes/{created['id']}/content")
+def test_before_it_is_done_there_is_no_content(mesh: Running) -> None:
+    with mesh.held():
+        created = mesh.post("/v1/meshes", json={"input_image": "x"}).json()
+        reply = mesh.get(f"/v1/meshes/{created['id']}/content")
     assert (reply.status_code, reply.json()) == (404, {"detail": "Mesh output is not available"})
 
 

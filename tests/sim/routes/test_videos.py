@@ -78,31 +78,30 @@ def test_content_is_an_mp4_with_ranges(wan: Running) -> None:
 
 
 def test_progress_is_told_while_the_next_one_waits(start: Start) -> None:
-    wan = start(model="wan", overhead_seconds=0.5)
+    wan = start(model="wan", overhead_seconds=1.0)
     first, second = wan.video(num_inference_steps=40), wan.video()
     early = wan.get(f"/v1/videos/{first.json()['id']}/content")
     assert (early.status_code, early.json()) == (404, {"detail": "Generation is still in-progress"})
-    seen = []
+    seen: list[list[tuple[str, int]]] = []
 
     def look() -> str:
-        jobs = [wan.get(f"/v1/videos/{reply.json()['id']}").json() for reply in (first, second)]
-        seen.append([(job["status"], job["progress"]) for job in jobs])
-        status: str = jobs[0]["status"]
+        jobs = {job["id"]: (job["status"], job["progress"]) for job in wan.get("/v1/videos").json()["data"]}
+        seen.append([jobs[reply.json()["id"]] for reply in (first, second)])
+        status: str = seen[-1][0][0]
         return status
 
     eventually_equal(look, "completed")
     running = [one for one, _ in seen if one[0] == "in_progress"]
     assert [progress for _, progress in running] == sorted(progress for _, progress in running)
-    assert len({progress for _, progress in running}) > 5
+    assert len({progress for _, progress in running}) > 3
     assert max(progress for _, progress in running) <= 99
     assert {other for one, other in seen if one[0] == "in_progress"} == {("queued", 0)}
 
 
-def test_a_deleted_video_is_unknown_and_its_work_goes_on(start: Start) -> None:
-    wan = start(model="wan", overhead_seconds=0.3)
-    wan.video()
-    queued = wan.video().json()["id"]
-    deleted = wan.client.delete(f"/v1/videos/{queued}")
+def test_a_deleted_video_is_unknown_and_its_work_goes_on(wan: Running) -> None:
+    with wan.held():
+        queued = wan.video().json()["id"]
+        deleted = wan.client.delete(f"/v1/videos/{queued}")
     assert (deleted.status_code, deleted.json()["status"], deleted.json()["progress"]) == (200, "deleted", 0)
     for reply in (
         wan.get(f"/v1/videos/{queued}"),
@@ -111,9 +110,8 @@ def test_a_deleted_video_is_unknown_and_its_work_goes_on(start: Start) -> None:
         wan.get("/v1/videos/nope"),
     ):
         assert (reply.status_code, reply.json()) == (404, {"detail": "Video not found"})
-    finished = eventually(lambda: wan.state()["finished"], lambda entries: len(entries) == 2)
-    assert [(entry["kind"], entry["ok"]) for entry in finished] == [("video", True)] * 2
-    assert finished[1]["id"] == queued
+    finished = eventually(lambda: wan.state()["finished"], lambda entries: len(entries) == 3)[-1]
+    assert (finished["id"], finished["kind"], finished["ok"]) == (queued, "video", True)
 
 
 def test_the_list_shows_this_workers_jobs(wan: Running) -> None:
