@@ -9,7 +9,7 @@ from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Fai
 from sglang_diffusion_routing.core.worker import Capability, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
 
-from .workers import answering, reply, serving
+from support.raw_worker import answering, reply, serving
 
 
 @pytest.fixture

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from starlette.responses import JSONResponse
 
 from sglang_diffusion_routing.api.plane import Plane
+from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.replies import errors
 from sglang_diffusion_routing.control.lists import Wanted
 from sglang_diffusion_routing.control.merging import Order
 from sglang_diffusion_routing.errors import InvalidField, NoEligibleWorker, NoWorkerAnswered
 from sglang_diffusion_routing.schemas import ListQuery, ObjectList
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], dependencies=[Depends(each_once)])
 
 
 async def _merged(kind: Literal["videos", "meshes"], query: ListQuery, plane: Plane) -> Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api.plane import Plane
+from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
 from sglang_diffusion_routing.api.views import view_all
 from sglang_diffusion_routing.api.workers import address_of
@@ -14,7 +15,7 @@ from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers, UnknownWorker
 from sglang_diffusion_routing.schemas import RegisterWorker, Status, UnregisterWorker, UrlList, WorkerAdded, WorkerList
 
-router = APIRouter(tags=["older names"])
+router = APIRouter(tags=["older names"], dependencies=[Depends(each_once)])
 
 
 @router.post(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api.bodies import read_model
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
+from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
 from sglang_diffusion_routing.api.views import view, view_all
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
@@ -30,7 +31,7 @@ from sglang_diffusion_routing.schemas import (
     WorkerReply,
 )
 
-router = APIRouter(tags=["workers"])
+router = APIRouter(tags=["workers"], dependencies=[Depends(each_once)])
 
 _PREFIX = b"/workers/"
 _ENCODED_AT_MOST = 2

@@ -1,6 +1,7 @@
 """Small servers that stand in for one worker, byte by byte."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,8 +11,8 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[WorkerUrl]:
-    """Run `handler` for every connection on a free port of this machine."""
+async def serving(handler: Handler, port: int = 0) -> AsyncIterator[WorkerUrl]:
+    """Run `handler` for every connection, by default on a free port; a connection that ends ends it."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -19,12 +20,13 @@ async def serving(handler: Handler) -> AsyncIterator[WorkerUrl]:
         assert task is not None
         tasks.add(task)
         try:
-            await handler(reader, writer)
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await handler(reader, writer)
         finally:
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", port)
     try:
         yield WorkerUrl("http", "127.0.0.1", server.sockets[0].getsockname()[1])
     finally:

@@ -1,0 +1,35 @@
+"""Workers in threads, shared by the tests of a module, and a router of its own for every test."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from sglang_diffusion_routing.sim.in_thread import SimInThread
+from sglang_diffusion_routing.sim.settings import SimSettings
+from support.running import RunningRouter, running
+
+
+@pytest.fixture(scope="module")
+def image_worker() -> Iterator[SimInThread]:
+    with SimInThread() as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def video_worker() -> Iterator[SimInThread]:
+    with SimInThread(SimSettings(model="wan")) as worker:
+        yield worker
+
+
+@pytest.fixture
+async def empty() -> AsyncIterator[RunningRouter]:
+    """A router without workers."""
+    async with running() as router:
+        yield router
+
+
+@pytest.fixture
+async def router(image_worker: SimInThread) -> AsyncIterator[RunningRouter]:
+    """A router with one image worker."""
+    async with running(image_worker.url) as router:
+        yield router

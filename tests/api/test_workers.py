@@ -1,0 +1,279 @@
+import asyncio
+import socket
+from urllib.parse import quote
+
+import pytest
+
+from sglang_diffusion_routing.sim.in_thread import SimInThread
+from support.raw_worker import answering, reply, serving
+from support.running import RunningRouter, running
+
+SLOW_IMAGE = {"prompt": "a slow one", "size": "64x64", "num_inference_steps": 200, "seed": 1}
+
+
+def once(text: str) -> str:
+    return quote(text, safe="")
+
+
+async def test_a_registered_worker_can_be_used_at_once(empty: RunningRouter, image_worker: SimInThread) -> None:
+    status, body = await empty.post("/workers", {"url": image_worker.url + "/"})
+    assert status == 200
+    assert body == {
+        "status": "success",
+        "worker": {
+            "worker_id": image_worker.url,
+            "display_id": image_worker.url.removeprefix("http://"),
+            "id": image_worker.url,
+            "url": image_worker.url,
+            "active_requests": 0,
+            "is_dead": False,
+            "is_sleeping": False,
+            "consecutive_failures": 0,
+            "video_support": False,
+            "status": "active",
+            "state": "active",
+            "health": "healthy",
+            "weight_version": "0",
+            "jobs": 0,
+            "queued": 0,
+            "task_types": ["T2I"],
+            "model": "sim/stable-diffusion-3-medium",
+            "max_concurrency": None,
+            "speed": None,
+            "labels": {},
+        },
+    }
+    status, _ = await empty.post("/v1/images/generations", {"prompt": "now", "size": "64x64"})
+    assert status == 200
+
+
+@pytest.mark.parametrize("target", ["/workers?url={url}", "/workers?worker_url={url}"])
+async def test_a_worker_may_be_named_in_the_query(
+    empty: RunningRouter, image_worker: SimInThread, target: str
+) -> None:
+    response = await empty.client.post(target.format(url=once(image_worker.url)))
+    assert (response.status_code, response.json()["worker"]["url"]) == (200, image_worker.url)
+
+
+async def test_registering_twice_is_no_error_and_changes_nothing(
+    router: RunningRouter, image_worker: SimInThread
+) -> None:
+    before = await router.get("/workers")
+    assert (await router.post("/workers", {"url": image_worker.url}))[0] == 200
+    assert await router.get("/workers") == before
+
+
+async def test_an_unreachable_worker_is_registered_and_joins_when_it_answers(empty: RunningRouter) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        status, body = await empty.post("/workers", {"url": url})
+    assert (status, body["worker"]["status"], body["worker"]["is_dead"]) == (200, "quarantined", True)
+    async with serving(answering(reply(200, b'{"status":"ok"}')), int(url.rpartition(":")[2])):
+        await empty.until_status(url, "active")
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+async def test_a_worker_is_found_however_often_its_url_is_encoded(
+    router: RunningRouter, image_worker: SimInThread, times: int
+) -> None:
+    name = image_worker.url
+    for _ in range(times):
+        name = once(name)
+    status, body = await router.get(f"/workers/{name}")
+    assert (status, body["worker"]["url"]) == (200, image_worker.url)
+
+
+async def test_a_workers_url_may_be_spelt_otherwise(router: RunningRouter, image_worker: SimInThread) -> None:
+    name = once(image_worker.url.upper().replace("HTTP", "HTTP") + "/")
+    assert (await router.get(f"/workers/{name}"))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["nobody", "http%3A%2F%2F127.0.0.1%3A1", "%ff%fe", "%25252525", "http://127.0.0.1:1/x"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_an_unknown_worker_is_404(empty: RunningRouter, method: str, name: str) -> None:
+    status, body = await empty.ask(method, f"/workers/{name}", json={"is_dead": True} if method == "PUT" else None)
+    assert (status, body["code"]) == (404, "unknown_worker")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        (b"", "invalid_field", "url"),
+        (b"{}", "invalid_field", "url"),
+        (b"[]", "invalid_json", None),
+        (b'"http://127.0.0.1:1"', "invalid_json", None),
+        (b"{", "invalid_json", None),
+        (b"\xff", "invalid_json", None),
+        (b"[" * 50_000, "invalid_json", None),
+        (b'{"url":"http://127.0.0.1:1","url":"http://127.0.0.1:2"}', "invalid_json", None),
+        (b'{"url":1}', "invalid_field", "url"),
+        (b'{"url":null}', "invalid_field", "url"),
+        (b'{"url":["http://127.0.0.1:1"]}', "invalid_field", "url"),
+        (b'{"url":"http://127.0.0.1:1","labels":{}}', "invalid_field", "labels"),
+        (b'{"url":"http://127.0.0.1:1","worker_url":"http://127.0.0.1:2"}', "invalid_field", "body"),
+        (b'{"url":""}', "invalid_worker_url", None),
+        (b'{"url":"127.0.0.1:1"}', "invalid_worker_url", None),
+        (b'{"url":"ftp://127.0.0.1:1"}', "invalid_worker_url", None),
+        (b'{"url":"http://127.0.0.1:1/path"}', "invalid_worker_url", None),
+        (b'{"url":"http://user:secret@127.0.0.1:1"}', "invalid_worker_url", None),
+        (b'{"url":"http://169.254.169.254"}', "invalid_worker_url", None),
+        (b'{"url":"http://0x7f.1:1"}', "invalid_worker_url", None),
+        (b'{"url":"http://[fe80::1]:1"}', "invalid_worker_url", None),
+        (b'{"url":"http://metadata.google.internal"}', "invalid_worker_url", None),
+    ],
+)
+async def test_a_wrong_registration_is_refused_and_changes_nothing(
+    empty: RunningRouter, body: bytes, code: str, field: str | None
+) -> None:
+    status, error = await empty.ask("POST", "/workers", content=body)
+    assert (status, error["code"], error.get("field")) == (400, code, field)
+    assert error["error"]
+    assert "secret" not in str(error)
+    assert await empty.get("/workers") == (200, {"workers": []})
+
+
+async def test_a_long_body_is_refused(empty: RunningRouter) -> None:
+    status, error = await empty.ask("POST", "/workers", content=b" " * 65_537)
+    assert (status, error["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("query", ["uri=http://127.0.0.1:1", "url=http://127.0.0.1:1&worker_url=http://127.0.0.1:2"])
+async def test_a_wrong_query_is_refused(empty: RunningRouter, query: str) -> None:
+    status, error = await empty.ask("POST", f"/workers?{query}")
+    assert (status, error["code"]) == (400, "invalid_field")
+    assert await empty.get("/workers") == (200, {"workers": []})
+
+
+async def test_query_and_body_that_name_different_workers_are_refused(empty: RunningRouter) -> None:
+    status, error = await empty.post("/workers?url=http://127.0.0.1:1", {"url": "http://127.0.0.1:2"})
+    assert (status, error["field"]) == (400, "url")
+
+
+async def test_a_host_that_is_not_allowed_is_refused() -> None:
+    async with running(allow_worker="10.0.0.0/8,gpu-1") as router:
+        status, error = await router.post("/workers", {"url": "http://127.0.0.1:1"})
+        assert (status, error["code"]) == (400, "invalid_worker_url")
+        assert error["error"].endswith("is not on the list of allowed workers")
+
+
+async def test_an_idle_worker_is_removed_at_once(router: RunningRouter, image_worker: SimInThread) -> None:
+    status, body = await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
+    assert (status, body) == (200, {"status": "success", "worker_id": image_worker.url})
+    assert await router.get("/workers") == (200, {"workers": []})
+
+
+async def test_a_busy_worker_drains_and_is_removed_when_its_work_has_ended(
+    router: RunningRouter, image_worker: SimInThread
+) -> None:
+    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
+    await router.until_in_flight(image_worker.url, 1)
+    removed = await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
+    assert removed == (202, {"status": "draining", "worker_id": image_worker.url})
+    assert (await router.worker(image_worker.url))["status"] == "draining"
+    assert (await work)[0] == 200
+    assert await router.get("/workers") == (200, {"workers": []})
+
+
+async def test_registering_a_worker_that_drains_calls_its_removal_off(
+    router: RunningRouter, image_worker: SimInThread
+) -> None:
+    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
+    await router.until_in_flight(image_worker.url, 1)
+    await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
+    assert (await router.post("/workers", {"url": image_worker.url}))[1]["worker"]["status"] == "active"
+    assert (await work)[0] == 200
+    assert await router.statuses() == {image_worker.url: "active"}
+
+
+async def test_force_removes_a_busy_worker_now(router: RunningRouter, image_worker: SimInThread) -> None:
+    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
+    await router.until_in_flight(image_worker.url, 1)
+    assert (await router.ask("DELETE", f"/workers/{once(image_worker.url)}?force=true"))[0] == 200
+    assert await router.get("/workers") == (200, {"workers": []})
+    assert (await work)[0] in {502, 503}
+
+
+@pytest.mark.parametrize("query", ["force=maybe", "forse=true", "force=true&force=false"])
+async def test_a_wrong_removal_changes_nothing(router: RunningRouter, image_worker: SimInThread, query: str) -> None:
+    status, error = await router.ask("DELETE", f"/workers/{once(image_worker.url)}?{query}")
+    assert (status, error["code"]) == (400, "invalid_field")
+    assert await router.statuses() == {image_worker.url: "active"}
+
+
+async def test_an_operators_quarantine_stays_until_it_is_lifted(
+    router: RunningRouter, image_worker: SimInThread
+) -> None:
+    path = f"/workers/{once(image_worker.url)}"
+    status, body = await router.ask("PUT", path, json={"is_dead": True})
+    assert (status, body["worker"]["status"], body["worker"]["is_dead"]) == (200, "quarantined", True)
+    assert (await router.post("/v1/images/generations", {"prompt": "x", "size": "64x64"}))[0] == 503
+    await router.ask("PUT", path, json={"is_dead": False})
+    await router.until_status(image_worker.url, "active")
+
+
+async def test_a_drained_worker_gets_no_work_until_it_is_active_again(
+    router: RunningRouter, image_worker: SimInThread
+) -> None:
+    path = f"/workers/{once(image_worker.url)}"
+    for _ in range(2):
+        status, body = await router.ask("PUT", path, json={"state": "drained"})
+        assert (status, body["worker"]["status"]) == (200, "draining")
+    assert (await router.post("/v1/images/generations", {"prompt": "x", "size": "64x64"}))[0] == 503
+    status, body = await router.ask("PUT", path, json={"state": "active"})
+    assert (status, body["worker"]["status"]) == (200, "active")
+
+
+async def test_a_sleeping_worker_is_not_made_active(router: RunningRouter, image_worker: SimInThread) -> None:
+    await router.post("/release_memory_occupation")
+    try:
+        status, error = await router.ask(
+            "PUT", f"/workers/{once(image_worker.url)}", json={"state": "active", "max_concurrency": 9}
+        )
+        assert (status, error["code"]) == (409, "conflict")
+        worker = await router.worker(image_worker.url)
+        assert (worker["status"], worker["max_concurrency"]) == ("sleeping", None)
+    finally:
+        await router.post("/resume_memory_occupation")
+
+
+async def test_cap_and_labels_are_set_and_shown(router: RunningRouter, image_worker: SimInThread) -> None:
+    path = f"/workers/{once(image_worker.url)}"
+    change = {"max_concurrency": 7, "labels": {"zone": "b", "group": "a"}}
+    _, body = await router.ask("PUT", path, json=change)
+    assert {key: body["worker"][key] for key in change} == change
+    _, body = await router.ask("PUT", path, json={"max_concurrency": None, "labels": {}})
+    assert {key: body["worker"][key] for key in change} == {"max_concurrency": None, "labels": {}}
+
+
+async def test_a_worker_is_asked_again_what_it_makes(empty: RunningRouter) -> None:
+    tasks = ["T2I"]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        models = b'{"data":[{"id":"m","task_type":"%s"}]}' % tasks[0].encode()
+        writer.write(reply(200, models if b"/v1/models" in head else b"{}"))
+
+    async with serving(handle) as url:
+        await empty.post("/workers", {"url": str(url)})
+        tasks[0] = "T2V"
+        _, body = await empty.ask("PUT", f"/workers/{once(str(url))}", json={"refresh_video_support": True})
+    assert (body["worker"]["task_types"], body["worker"]["video_support"]) == (["T2V"], True)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"is_dead":"yes"}', b'{"state":"gone"}', b'{"paint":"red"}', b"[]"])
+async def test_a_wrong_change_is_refused_and_changes_nothing(
+    router: RunningRouter, image_worker: SimInThread, body: bytes
+) -> None:
+    before = await router.get("/workers")
+    status, error = await router.ask("PUT", f"/workers/{once(image_worker.url)}", content=body)
+    assert status == 400
+    assert error["code"] in {"invalid_field", "invalid_json"}
+    assert await router.get("/workers") == before
+
+
+async def test_workers_are_listed_in_the_order_of_registration(empty: RunningRouter) -> None:
+    async with serving(answering(reply(200, b"{}"))) as first, serving(answering(reply(200, b"{}"))) as second:
+        for url in sorted([str(first), str(second)], reverse=True):
+            await empty.post("/workers", {"url": url})
+        assert list(await empty.statuses()) == sorted([str(first), str(second)], reverse=True)
