@@ -1,0 +1,64 @@
+"""Bounds, order and deadlines of what waits."""
+
+import pytest
+
+from core.fleet import Asker, worker_id
+from sglang_diffusion_routing.core.limits import QueueLimits
+from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.work import Ticket, WorkSpec
+
+pytestmark = pytest.mark.core
+
+RETRY = frozenset({worker_id("a")})
+
+
+def enter(queue: Queue, spec: WorkSpec, now_s: float = 0.0) -> Ticket:
+    return queue.enter(spec, Asker(spec), now_s)
+
+
+def test_a_bound_is_named_when_it_would_be_broken() -> None:
+    queue = Queue(QueueLimits(max_requests=2, max_bytes=10))
+    big, small = WorkSpec(size_bytes=9), WorkSpec(size_bytes=1)
+    seen = [queue.met(big)]
+    enter(queue, big)
+    seen += [queue.met(big), queue.met(small)]
+    enter(queue, small)
+    seen += [queue.met(small), queue.met(WorkSpec())]
+    assert seen == [None, "10 bytes", None, "2 requests", "2 requests"]
+    assert (queue.count, queue.size_bytes) == (2, 10)
+
+
+def test_whoever_leaves_makes_room() -> None:
+    queue = Queue(QueueLimits(max_requests=1, max_bytes=5))
+    ticket = enter(queue, WorkSpec(size_bytes=5))
+    queue.leave(ticket)
+    assert (ticket.waiting, queue.count, queue.size_bytes, queue.met(WorkSpec(size_bytes=5))) == (False, 0, 0, None)
+
+
+def test_work_that_a_worker_has_failed_is_never_turned_away_and_goes_ahead() -> None:
+    queue = Queue(QueueLimits(max_requests=1, max_bytes=1))
+    first = enter(queue, WorkSpec(size_bytes=1))
+    again = WorkSpec(size_bytes=1, avoid=RETRY)
+    assert queue.met(again) is None
+    one, two = enter(queue, again), enter(queue, again)
+    assert sorted([first, one, two], key=lambda ticket: ticket.sequence) == [one, two, first]
+
+
+def test_what_is_due_is_given_once_and_in_order() -> None:
+    queue = Queue(QueueLimits())
+    late, early, left = (enter(queue, WorkSpec(deadline_s=at_s)) for at_s in (9.0, 3.0, 1.0))
+    never = enter(queue, WorkSpec())
+    queue.leave(left)
+    assert queue.next_deadline_s() == 3.0
+    assert queue.due(2.9) == []
+    assert queue.due(9.0) == [early, late]
+    assert (queue.due(99.0), queue.next_deadline_s(), never.waiting) == ([], None, True)
+
+
+def test_deadlines_of_what_was_granted_long_ago_do_not_pile_up() -> None:
+    queue = Queue(QueueLimits())
+    stays = enter(queue, WorkSpec(deadline_s=2_000_000.0))
+    for at_s in range(1_000):
+        queue.leave(enter(queue, WorkSpec(deadline_s=1_000_000.0 + at_s)))
+    assert len(queue._deadlines) < 100
+    assert queue.due(2_000_000.0) == [stays]

@@ -1,0 +1,82 @@
+"""Stations by load."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.fleet import url, worker_id
+from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.worker import Worker
+
+pytestmark = pytest.mark.core
+
+
+def station(name: str, load: int = 0) -> Station:
+    made = Station(Worker(worker_id(name), url(name), 1, registered_s=0.0))
+    made.load = load
+    return made
+
+
+def test_the_least_loaded_comes_first_and_of_those_who_has_stood_there_longest() -> None:
+    buckets = LoadBuckets()
+    a, b, c = station("a", 1), station("b"), station("c")
+    for one in (a, b, c):
+        buckets.add(one)
+    assert (buckets.first(), list(buckets), buckets.size) == (b, [b, c, a], 3)
+    b.load = 1
+    buckets.risen(b)
+    assert list(buckets) == [c, a, b]
+    a.load = 0
+    buckets.fallen(a)
+    assert list(buckets) == [c, a, b]
+    buckets.turn(c)
+    assert list(buckets) == [a, c, b]
+
+
+def test_the_next_load_is_found_across_a_gap() -> None:
+    buckets = LoadBuckets()
+    light, heavy = station("a"), station("b", 1_000)
+    buckets.add(heavy)
+    buckets.add(light)
+    buckets.discard(light, 0)
+    assert buckets.first() is heavy
+    buckets.discard(heavy, 1_000)
+    assert (buckets.size, list(buckets)) == (0, [])
+    buckets.add(heavy)
+    assert buckets.first() is heavy
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["add", "discard", "rise", "fall", "turn"]), st.integers(0, 4)))
+
+
+@given(STEPS)
+def test_it_is_a_list_sorted_by_load_and_then_by_arrival(steps: list[tuple[str, int]]) -> None:
+    stations = [station(f"w{n}") for n in range(5)]
+    buckets = LoadBuckets()
+    arrived: dict[Station, int] = {}
+    for arrival, (step, which) in enumerate(steps):
+        one = stations[which]
+        if step == "add" and one not in arrived:
+            buckets.add(one)
+        elif step == "discard" and one in arrived:
+            buckets.discard(one, one.load)
+            del arrived[one]
+            continue
+        elif step == "rise":
+            one.load += 1
+            if one in arrived:
+                buckets.risen(one)
+        elif step == "fall" and one.load:
+            one.load -= 1
+            if one in arrived:
+                buckets.fallen(one)
+        elif step == "turn" and one in arrived:
+            buckets.turn(one)
+        else:
+            continue
+        if step == "add" or one in arrived:
+            arrived[one] = arrival
+        expected = sorted(arrived, key=lambda one: (one.load, arrived[one]))
+        assert list(buckets) == expected
+        assert buckets.size == len(expected)
+        assert not expected or buckets.first() is expected[0]
