@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 from enum import Enum
 from typing import cast
 
@@ -44,6 +46,7 @@ class _State(Enum):
     """Everything is answered; reading until the client closes."""
 
 
+_RESET = struct.pack("ii", 1, 0)
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
 
@@ -170,7 +173,7 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             head = parse_request_head(data[:end] if end < len(data) else data, limits.max_uri_bytes)
         except BadRequest as error:
-            self.refuse(error)
+            self.refuse(error, to_head=data[:5] == b"HEAD ")
             return
         self._begin(head, data[end:])
 
@@ -189,7 +192,7 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             self._partial.check()
         except httptools.HttpParserError as error:
-            self.refuse(request_error(error))
+            self.refuse(request_error(error, data))
 
     def _refuse_size(self, data: bytes) -> None:
         limits = self._server.limits
@@ -336,12 +339,13 @@ class DownstreamConnection(asyncio.Protocol):
         self.resume_body()
         self._read_head(data)
 
-    def refuse(self, error: RouterError, *, request_id: bytes = b"") -> None:
+    def refuse(self, error: RouterError, *, request_id: bytes = b"", to_head: bool = False) -> None:
         """Answer with an error of the router; the connection goes on only where its framing is certain."""
         self._server.refused(error)
         close = isinstance(error, BadRequest) or self.must_close
         head = self.head
-        to_head = head is not None and head.method == b"HEAD"
+        if head is not None:
+            to_head = head.method == b"HEAD"
         self.write(error_reply(error, request_id=request_id, close=close, to_head=to_head))
         self.reply_done(close=close)
 
@@ -364,6 +368,10 @@ class DownstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """End the connection so that the client cannot take what it has for a whole reply."""
         self.conversation = None
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            # A reset: without it a body that ends with the connection (HTTP/1.0) would look whole.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def become_tunnel(self) -> bytes:

@@ -64,10 +64,18 @@ def content_length(value: bytes) -> int:
 
 
 def is_chunked(codings: Sequence[bytes]) -> bool:
-    """Accept exactly `chunked` as transfer coding; anything else is unknown here (RFC 9112 §6.1)."""
-    if len(codings) != 1 or codings[0].lower() != b"chunked":
+    """Accept exactly `chunked` as transfer coding (RFC 9112 §6.1).
+
+    Raises:
+        UnknownCoding: it is another coding, or others and chunked at the end.
+        BadFraming: it is no list of codings, or chunked is not the last of them, or is in it twice.
+    """
+    if len(codings) == 1 and codings[0].lower() == b"chunked":
+        return True
+    tokens = [token.strip(b" \t").lower() for token in b",".join(codings).split(b",")]
+    if all(map(_TOKEN.fullmatch, tokens)) and b"chunked" not in tokens[:-1]:
         raise UnknownCoding("the only transfer coding understood here is 'chunked'")
-    return True
+    raise BadFraming("Transfer-Encoding is malformed")
 
 
 def checked_host(value: bytes) -> bytes:

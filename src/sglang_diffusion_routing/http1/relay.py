@@ -79,7 +79,7 @@ class Exchange(Turns):
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         """The worker switched protocols; `early` are its first raw bytes."""
-        self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
+        self.fail(BadUpstreamReply(self._upstream_name, "it switched protocols unasked"))
 
     # the way to a worker
 
@@ -376,21 +376,25 @@ class Exchange(Turns):
                 upstream.close()
         self._end(whole=True, head=head)
 
+    @property
+    def _upstream_name(self) -> str:
+        return "" if self.upstream is None else str(self.upstream.worker_id)
+
     def reply_broken(self, why: str) -> None:
-        upstream = self.upstream
+        name = self._upstream_name
         self.upstream = None
         self.worker_failed = True
-        name = str(upstream.worker_id) if upstream is not None else "the worker"
         self._fail_or_abort(BadUpstreamReply(name, why))
 
     def upstream_lost(self, error: Exception | None) -> None:
+        name = self._upstream_name
         self.upstream = None
         if self.phase is _AWAITING and self.has_clients:
             self.phase = _WAITING
             self.on_died(replayable=self.replayable)
         else:
             self.worker_failed = True
-            self._fail_or_abort(BadUpstreamReply("the worker", "its connection broke before the reply was whole"))
+            self._fail_or_abort(BadUpstreamReply(name, "its connection broke before the reply was whole"))
 
     def _fail_or_abort(self, error: RouterError) -> None:
         if self.phase is _RELAYING:

@@ -18,7 +18,6 @@ from sglang_diffusion_routing.errors import (
     BadHost,
     BadRequest,
     BadTarget,
-    UnknownCoding,
     UnknownExpectation,
     UnknownMethod,
     UriTooLong,
@@ -37,6 +36,7 @@ from sglang_diffusion_routing.http1.fields import (
 
 _PREFIX = len(ROUTER_PREFIX)
 _NO_TOKENS: frozenset[bytes] = frozenset()
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 _PLAIN = frozenset({b"host", b"content-length"})
 REMEMBERED_HEADS = 256
 REMEMBERED_BYTES = 2048
@@ -132,6 +132,11 @@ class RequestHead:
             return
         self.lines.append(b"%b: %b\r\n" % (name, value))
 
+    def check_codings(self) -> None:
+        """Raise what is wrong with the transfer codings, if they were read."""
+        if codings := self._specials.get(b"transfer-encoding"):
+            is_chunked(codings)
+
     def settle(self) -> None:
         """Turn the special fields into attributes; raise what a proxy must refuse."""
         specials = self._specials
@@ -143,6 +148,9 @@ class RequestHead:
         if not specials.keys() <= _PLAIN:
             self._settle_rest(specials)
         elif self.http_10:
+            self.keep_alive = False
+        if self.method == b"CONNECT":
+            # What follows may be meant for the other end of the tunnel that is refused.
             self.keep_alive = False
         self.block = b"".join(self.lines)
         if self.chunked:
@@ -160,7 +168,8 @@ class RequestHead:
             self.expects_continue = True
         upgrade = specials.get(b"upgrade")
         if upgrade and b"upgrade" in tokens and self.method == b"GET" and not self.has_body:
-            self.upgrade = b", ".join(upgrade)
+            # No other protocol is offered: h2c would let a client talk past the route table.
+            self.upgrade = upgrade[0] if len(upgrade) == 1 and upgrade[0].lower() == b"websocket" else None
         if self.http_10:
             self._settle_http_10(tokens)
         self.via = specials.get(b"via", [])
@@ -192,6 +201,7 @@ class RequestHead:
         if self.target[:1] != b"/":
             self._settle_other_forms()
         if b"#" in self.target:
+            # RFC 9112 §3.2: not for the wire; some servers cut it off and others do not, so a route would be a guess.
             raise BadTarget("a request target has no fragment")
         self.path, mark, query = self.target.partition(b"?")
         self.query = query if mark else None
@@ -230,7 +240,8 @@ def _parse(raw: bytes, max_uri_bytes: int) -> RequestHead:
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
-        raise request_error(error) from None
+        head.check_codings()
+        raise request_error(error, raw) from None
     if len(head.target) > max_uri_bytes:
         raise UriTooLong(f"the request target is longer than {max_uri_bytes} bytes", limit_bytes=max_uri_bytes)
     method = parser.get_method()
@@ -248,15 +259,15 @@ def _parse(raw: bytes, max_uri_bytes: int) -> RequestHead:
 _remembered = lru_cache(maxsize=REMEMBERED_HEADS)(_parse)
 
 
-def request_error(error: Exception) -> BadRequest:
-    """Give our error for what llhttp says about a request."""
+def request_error(error: Exception, raw: bytes) -> BadRequest:
+    """Give our error for what llhttp says about a request that begins with `raw`."""
     text = str(error)
     if isinstance(error, httptools.HttpParserInvalidMethodError):
+        if _METHOD.match(raw) is None:
+            return BadRequest("this is not HTTP/1.1: it does not begin with a method and a space")
         return UnknownMethod("the method is not known")
     if isinstance(error, httptools.HttpParserInvalidURLError):
         return BadTarget("the request target holds a character that is not allowed")
-    if "Transfer-Encoding" in text and "present" not in text:
-        return UnknownCoding(f"the only transfer coding understood here is 'chunked': {text}")
     if "Content-Length" in text or "Transfer-Encoding" in text:
         return BadFraming(f"the body's length is not clear: {text}")
     if "header" in text.lower():

@@ -17,7 +17,7 @@ FRAME_END_S = 5.0
 class Tunnel:
     """Bytes of an upgraded connection (RFC 9110 §7.8), with back-pressure and half-closes.
 
-    is_websocket: frames are followed from the worker to the client, so that a close frame can be put between two.
+    Frames are followed from the worker to the client, so that a close frame can be put between two.
     on_end: called once, with whether the worker's side broke off.
     last_active_s: loop time of the last bytes, as `now_s` of the last `tick` before them.
     """
@@ -30,13 +30,12 @@ class Tunnel:
         downstream: DownstreamConnection,
         upstream: UpstreamConnection,
         *,
-        is_websocket: bool,
         now_s: float,
         on_end: Callable[[bool], None],
     ) -> None:
         self._downstream = downstream
         self._upstream = upstream
-        self._frames = FrameBoundary() if is_websocket else None
+        self._frames = FrameBoundary()
         self._on_end = on_end
         self._client_ended = False
         self._worker_ended = False
@@ -99,14 +98,12 @@ class Tunnel:
 
     def reply_went_on(self, span: bytes, done: bool) -> None:
         self._active = True
-        frames = self._frames
-        if frames is not None:
-            cut = frames.feed(span)
-            if self._restarting and cut is not None:
-                self._downstream.write(span[:cut])
-                self._say_restart()
-                return
-        self._downstream.write(span)
+        cut = self._frames.feed(span)
+        if self._restarting and cut is not None:
+            self._downstream.write(span[:cut])
+            self._say_restart()
+        else:
+            self._downstream.write(span)
 
     def upstream_ended(self) -> None:
         self._worker_ended = True
@@ -138,18 +135,17 @@ class Tunnel:
     # ends
 
     def restart_elsewhere(self) -> None:
-        """End with close code 1012 (service restart) at the next frame boundary; other protocols at once."""
+        """End with close code 1012 (service restart) at the next frame boundary."""
         if self._ended or self._restarting:
             return
         self._restarting = True
-        if self._frames is None or self._frames.at_boundary:
+        if self._frames.at_boundary:
             self._say_restart()
         else:
             asyncio.get_running_loop().call_later(FRAME_END_S, self.close)
 
     def _say_restart(self) -> None:
-        if self._frames is not None:
-            self._downstream.write(SERVICE_RESTART_FRAME)
+        self._downstream.write(SERVICE_RESTART_FRAME)
         self.close()
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class HeadWriter:
     def check_loop(self, head: RequestHead) -> None:
         """Raise `LoopDetected` when the request has passed this process before."""
         for via in head.via:
-            if self.pseudonym in via:
+            if any(hop.split()[1:2] == [self.pseudonym] for hop in via.split(b",")):
                 raise LoopDetected("the request has passed this router before; a worker URL points back to it")
 
     def request_id(self, head: RequestHead) -> bytes:

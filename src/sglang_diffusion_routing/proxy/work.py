@@ -8,7 +8,6 @@ from sglang_diffusion_routing.core.retry import Failure, may_retry
 from sglang_diffusion_routing.core.work import Lease, Result, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import (
-    BadUpstreamReply,
     ConnectFailed,
     RouterError,
     UpstreamDied,
@@ -240,7 +239,7 @@ class Work(Exchange):
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         downstream, upstream = self.downstream, self.upstream
         if self.head.upgrade is None or downstream is None or upstream is None:
-            self.fail(BadUpstreamReply("the worker", "it switched protocols unasked"))
+            super().on_upgrade(head, early)
             return
         self.upstream = self.downstream = None
         self.phase = Phase.RELAYING
@@ -248,7 +247,6 @@ class Work(Exchange):
         tunnel = self._tunnel = Tunnel(
             downstream,
             upstream,
-            is_websocket=self.head.upgrade.lower() == b"websocket",
             now_s=self._shared.leases.now_s(),
             on_end=self._tunnel_ended,
         )
