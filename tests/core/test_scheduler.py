@@ -1,8 +1,10 @@
 """Wait, a lease, or a refusal."""
 
 import pytest
+from hypothesis import settings
 
 from core.fleet import T2I, T2V, Asker, Fleet, worker_id
+from core.machine import FleetMachine
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
@@ -760,3 +762,9 @@ def test_a_quarantined_workers_lease_gives_its_room_to_nobody() -> None:
     assert waiting.waits
     fleet.end(running[1])
     assert waiting.got == "b"
+
+
+# Whatever happens, in whatever order
+
+TestPromises = FleetMachine.TestCase
+TestPromises.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -1,0 +1,458 @@
+"""A fleet to which anything may happen in any order, held to its promises after every step.
+
+What is promised is worked out here from the workers' records alone, one by one, as the design words it: no index, no
+lane, no count of the scheduler's is used to judge the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from core.fleet import Asker, Fleet, snapshot, url, worker_id
+from sglang_diffusion_routing.core import commands as do
+from sglang_diffusion_routing.core import events as ev
+from sglang_diffusion_routing.core.commands import AnswerRequest, Command
+from sglang_diffusion_routing.core.health import HealthLimits, ProbeFailure
+from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
+from sglang_diffusion_routing.core.policies import POLICIES
+from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
+from sglang_diffusion_routing.core.weights import Unversioned
+from sglang_diffusion_routing.core.work import Decision, Granted, Needs, Result, WorkSpec
+from sglang_diffusion_routing.core.worker import Capability, RequestId, Worker
+from sglang_diffusion_routing.errors import (
+    Conflict,
+    NoCapableWorker,
+    NoRoutableWorker,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+    UnknownWorker,
+)
+
+NAMES = st.sampled_from("abcd")
+CAPABILITIES = st.sampled_from(
+    [
+        Capability(("T2I",), ("m",), learned=True),
+        Capability(("T2I",), ("m", "n"), learned=True),
+        Capability(("T2V",), ("v",), learned=True),
+        Capability(("T2I", "T2V"), ("m", "v"), learned=True),
+        Capability(None, ("m",), learned=True),
+    ]
+)
+SPECS = st.builds(
+    WorkSpec,
+    needs=st.sampled_from(Needs),
+    model=st.sampled_from([None, None, "m", "n", "v", "unheard of"]),
+    creates_job=st.sampled_from([False, False, False, True]),
+    skips_queue=st.sampled_from([False, False, False, False, True]),
+    size_bytes=st.integers(0, 4),
+    avoid=st.sampled_from([frozenset(), frozenset(), frozenset(), {"a"}, {"a", "b"}]).map(
+        lambda names: frozenset(map(worker_id, names))
+    ),
+)
+MAX_REQUESTS, MAX_BYTES = 6, 12
+LEADS_AWAY = {Trigger.HOLD, Trigger.SLEEP, Trigger.REMOVE}
+
+
+class FleetMachine(RuleBasedStateMachine):
+    """Workers a to d, work of every kind, and everything that may happen to either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.askers: list[Asker] = []
+        self.outstanding: dict[int, Worker] = {}
+        self.pending: set[RequestId] = set()
+        self.requests = 0
+
+    @initialize(
+        policy=st.sampled_from(list(POLICIES)),
+        cap=st.sampled_from([1, 1, 2, 0]),
+        capabilities=st.lists(CAPABILITIES, max_size=3),
+    )
+    def begin(self, policy: str, cap: int, capabilities: list[Capability]) -> None:
+        limits = SchedulerLimits(QueueLimits(MAX_REQUESTS, MAX_BYTES), cap)
+        self.cap = cap
+        self.fleet = Fleet(limits, policy, HealthLimits(threshold=2))
+        self.fleet.deliver = self.deliver  # type: ignore[method-assign]
+        for name, capability in zip("abcd", capabilities, strict=False):
+            self.fleet.add(name, capability)
+
+    # What is promised, read off the records.
+
+    def load(self, worker: Worker) -> int:
+        """Work on the worker that counts against its cap."""
+        leases = [asker.lease for asker in self.askers if asker.lease is not None and asker.lease.live]
+        return sum(lease.worker is worker and not lease.spec.skips_queue for lease in leases)
+
+    def has_room(self, worker: Worker) -> bool:
+        cap = self.cap if worker.max_concurrency is None else worker.max_concurrency
+        return cap == 0 or self.load(worker) < cap
+
+    def registered(self) -> list[Worker]:
+        return list(self.fleet.pool.workers.values())
+
+    def is_current(self, worker: Worker) -> bool:
+        if worker.loaded is Unversioned.SUSPECT:
+            return False
+        ledger = self.fleet.pool.ledger
+        if worker.weight_group is None:
+            return not ledger._groups
+        target = ledger.group(worker.weight_group).target
+        return target is None or worker.loaded == target
+
+    def is_sound(self, worker: Worker) -> bool:
+        return worker.state is WorkerState.ACTIVE and worker.health is Health.HEALTHY and self.stays(worker)
+
+    def stays(self, worker: Worker) -> bool:
+        return self.is_current(worker) and not worker.sleep_first
+
+    def takes_work(self, worker: Worker) -> bool:
+        """Routable; or, while nobody is, of unknown health."""
+        if self.is_sound(worker):
+            return True
+        unknown = worker.state is WorkerState.ACTIVE and worker.health is Health.UNKNOWN and self.stays(worker)
+        return unknown and not any(self.is_sound(other) for other in self.registered())
+
+    def comes(self, worker: Worker) -> bool:
+        if worker.health is Health.QUARANTINED or worker.sleep_first:
+            return False
+        waiting = worker.next_order.trigger if worker.next_order is not None else None
+        match worker.state:
+            case WorkerState.ACTIVE:
+                return self.is_current(worker)
+            case WorkerState.DRAINING:
+                return worker.intent is Intent.REFIT
+            case WorkerState.UPDATING:
+                return waiting not in LEADS_AWAY
+            case WorkerState.RESUMING:
+                return waiting not in LEADS_AWAY and (self.is_current(worker) or waiting is Trigger.REFIT)
+            case WorkerState.RELEASING:
+                return waiting is Trigger.WAKE and self.is_current(worker)
+            case _:
+                return False
+
+    def makes(self, worker: Worker, needs: Needs) -> bool:
+        tasks = worker.capability.task_types
+        if needs is Needs.ANY:
+            return True
+        if tasks is None:
+            return needs is Needs.IMAGE
+        return any((task[-2:] == "2I") == (needs is Needs.IMAGE) for task in tasks)
+
+    def can_do(self, worker: Worker, spec: WorkSpec) -> bool:
+        if worker.worker_id in spec.avoid or not self.makes(worker, spec.needs):
+            return False
+        capable = [other for other in self.registered() if self.makes(other, spec.needs)]
+        restricted = any(spec.model in other.capability.models for other in capable)
+        return not restricted or spec.model in worker.capability.models
+
+    def may_do(self, worker: Worker, spec: WorkSpec) -> bool:
+        unasked = not worker.capability.learned and worker.worker_id not in spec.avoid
+        return unasked or self.can_do(worker, spec)
+
+    def can_be_granted(self, spec: WorkSpec) -> bool:
+        return any(
+            self.takes_work(worker) and self.can_do(worker, spec) and (spec.creates_job or self.has_room(worker))
+            for worker in self.registered()
+        )
+
+    def has_hope(self, spec: WorkSpec) -> bool:
+        return any(self.may_do(worker, spec) and self.comes(worker) for worker in self.registered())
+
+    def is_wrong(self, spec: WorkSpec) -> bool:
+        """No registered worker makes this or may yet prove to."""
+        able = any(self.makes(w, spec.needs) or not w.capability.learned for w in self.registered())
+        return not able and (spec.needs is Needs.VIDEO or bool(self.registered()))
+
+    def waiting(self) -> list[Asker]:
+        return [asker for asker in self.askers if asker.ticket is not None and asker.ticket.waiting]
+
+    # What is decided is judged at once.
+
+    def deliver(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            asker = decision.ticket.waiter
+            assert isinstance(asker, Asker)
+            assert not asker.answers
+            if isinstance(decision, Granted):
+                self.judge_order(asker, decision.lease.worker)
+                asker.granted(decision.lease)
+                self.judge_grant(asker)
+            else:
+                asker.refused(decision.error)
+
+    def judge_grant(self, asker: Asker) -> None:
+        assert asker.lease is not None
+        worker, spec = asker.lease.worker, asker.spec
+        assert self.can_do(worker, spec)
+        if spec.skips_queue:
+            sleeps = worker.state is WorkerState.SLEEPING and worker.health is not Health.QUARANTINED
+            awake = any(self.takes_work(other) and self.can_do(other, spec) for other in self.registered())
+            assert self.takes_work(worker) if awake else sleeps
+            return
+        assert self.takes_work(worker)
+        assert not self.fleet.scheduler.paused
+        cap = self.cap if worker.max_concurrency is None else worker.max_concurrency
+        assert spec.creates_job or cap == 0 or self.load(worker) <= cap
+
+    def judge_order(self, asker: Asker, worker: Worker) -> None:
+        """Nobody earlier in the queue was passed over for this worker."""
+        assert asker.ticket is not None
+        for other in self.askers:
+            if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
+                continue
+            left = other.ticket.waiting is False
+            possible = self.can_do(worker, other.spec) and (other.spec.creates_job or self.has_room(worker))
+            assert left or not possible
+
+    # Work.
+
+    @rule(specs=st.lists(SPECS, min_size=1, max_size=5))
+    def ask(self, specs: list[WorkSpec]) -> None:
+        for spec in specs:
+            self.ask_for(spec)
+
+    @rule(needs=st.sampled_from(Needs), times=st.integers(2, MAX_REQUESTS + 2))
+    def ask_for_much(self, needs: Needs, times: int) -> None:
+        for _ in range(times):
+            self.ask_for(WorkSpec(needs, deadline_s=self.fleet.now_s + 5.0))
+
+    def ask_for(self, spec: WorkSpec) -> None:
+        queued, size = len(self.waiting()), sum(asker.spec.size_bytes for asker in self.waiting())
+        could, hope, wrong = self.can_be_granted(spec), self.has_hope(spec), self.is_wrong(spec)
+        paused = self.fleet.scheduler.paused
+        full = not spec.avoid and (queued >= MAX_REQUESTS or size + spec.size_bytes > MAX_BYTES)
+        asker = self.fleet.ask(spec)
+        self.askers.append(asker)
+        if asker.lease is not None:
+            self.judge_grant(asker)
+            return
+        if spec.skips_queue or (not paused and not hope):
+            assert type(asker.error) is (NoCapableWorker if wrong else NoRoutableWorker)
+        elif full:
+            assert type(asker.error) is QueueFull
+        else:
+            assert asker.waits
+        assert paused or not could
+
+    def running(self) -> list[Asker]:
+        return [asker for asker in self.askers if asker.lease is not None and asker.lease.live]
+
+    @precondition(running)
+    @rule(data=st.data(), results=st.lists(st.sampled_from(Result), min_size=1, max_size=4))
+    def end(self, data: st.DataObject, results: list[Result]) -> None:
+        for result in results[: len(self.running())]:
+            self.note(self.fleet.end(data.draw(st.sampled_from(self.running())), result))
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        asker = data.draw(st.sampled_from(self.waiting()))
+        assert asker.ticket is not None
+        self.fleet.scheduler.abandon(asker.ticket)
+        asker.answers += 1
+
+    @rule(after_s=st.sampled_from([1.0, 5.0, 2_000.0]))
+    def pass_time(self, after_s: float) -> None:
+        self.note(self.fleet.tick(after_s))
+        for asker in self.askers:
+            deadline_s = asker.spec.deadline_s
+            overdue = deadline_s is not None and deadline_s <= self.fleet.now_s
+            assert not (asker.waits and overdue)
+            assert not isinstance(asker.error, QueueTimeout) or overdue
+
+    @rule(what=st.sampled_from(["pause", "resume", "resume", "resume", "drop all"]))
+    def gate(self, what: str) -> None:
+        scheduler = self.fleet.scheduler
+        match what:
+            case "pause":
+                scheduler.pause()
+            case "resume":
+                self.fleet.deliver(scheduler.resume(self.fleet.now_s))
+            case _:
+                self.fleet.deliver(scheduler.drop_all(ShuttingDown()))
+                assert not self.waiting()
+
+    # Workers.
+
+    def note(self, commands: list[Command]) -> None:
+        """Keep account of remote commands and of whoever waits for the end of what was asked."""
+        for command in commands:
+            if isinstance(command, do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights):
+                worker = self.fleet.pool.get(command.worker_id)
+                assert worker is not None
+                assert command.command_id not in self.outstanding
+                self.outstanding[command.command_id] = worker
+            elif isinstance(command, AnswerRequest):
+                self.pending.remove(command.request)
+
+    def apply(self, event: ev.Event) -> None:
+        self.note(self.fleet.apply(event))
+
+    @rule(
+        name=NAMES,
+        what=st.sampled_from(["hold", "refit", "refit", "sleep", "wake", "wake", "wake", "remove", "force"]),
+        refit=st.integers(1, 3),
+    )
+    def want(self, name: str, what: str, refit: int) -> None:
+        """Ask something of a worker; a refusal changes nothing."""
+        self.requests += 1
+        who, request = worker_id(name), RequestId(f"r{self.requests}")
+        events: dict[str, ev.Event] = {
+            "hold": ev.HoldRequested(who, request),
+            "refit": ev.RefitRequested(who, f"refit-{refit}", f"v{refit}", request),
+            "sleep": ev.SleepRequested(who, request),
+            "wake": ev.WakeRequested(who, request),
+            "remove": ev.RemovalRequested(who, request=request),
+            "force": ev.RemovalRequested(who, force=True, request=request),
+        }
+        worker = self.fleet.pool.get(who)
+        before = None if worker is None else snapshot(worker)
+        self.pending.add(request)
+        try:
+            self.apply(events[what])
+        except (Conflict, UnknownWorker):
+            self.pending.remove(request)
+            assert worker is None or snapshot(worker) == before
+
+    @rule(name=NAMES, max_concurrency=st.sampled_from([None, None, 0, 1, 3]))
+    def register(self, name: str, max_concurrency: int | None) -> None:
+        self.apply(ev.WorkerRegistered(url(name), (), max_concurrency))
+
+    @rule(name=NAMES, capability=CAPABILITIES)
+    def join(self, name: str, capability: Capability) -> None:
+        """A worker is there, says what it makes, and is well."""
+        self.apply(ev.WorkerRegistered(url(name)))
+        incarnation = self.fleet.worker(name).incarnation
+        self.apply(ev.CapabilityLearned(worker_id(name), incarnation, capability))
+        self.apply(ev.ProbeSucceeded(worker_id(name), incarnation))
+
+    @precondition(lambda self: self.outstanding)
+    @rule(data=st.data(), how=st.sampled_from(["succeeded", "succeeded", "unchanged", "refused", "lost"]))
+    def end_command(self, data: st.DataObject, how: str) -> None:
+        command_id = data.draw(st.sampled_from(sorted(self.outstanding)))
+        worker = self.outstanding.pop(command_id)
+        before, late = snapshot(worker), worker.command_id != command_id
+        match how:
+            case "succeeded":
+                self.apply(ev.CommandSucceeded(worker.worker_id, command_id))
+            case "lost":
+                self.apply(ev.CommandLost(worker.worker_id, command_id, "gone"))
+            case _:
+                unchanged = True if how == "unchanged" else None
+                self.apply(ev.CommandRefused(worker.worker_id, command_id, "no", unchanged))
+        assert not late or snapshot(worker) == before
+
+    @precondition(lambda self: self.registered())
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(
+            [
+                "answered",
+                "answered",
+                "answered",
+                "silent",
+                "refused",
+                "work refused",
+                "kept failing",
+                "found asleep",
+                "cut",
+                "sentinel lost",
+                "died",
+                "restarted",
+                "quarantined",
+                "lifted",
+                "capped",
+                "labelled",
+            ]
+        ),
+    )
+    def happen(self, data: st.DataObject, what: str) -> None:
+        worker = data.draw(st.sampled_from(self.registered()))
+        who, incarnation = worker.worker_id, worker.incarnation
+        in_flight = self.fleet.scheduler.in_flight(who)
+        cap = data.draw(st.sampled_from([None, 0, 1, 3]))
+        events: dict[str, ev.Event] = {
+            "answered": ev.ProbeSucceeded(who, incarnation),
+            "silent": ev.ProbeFailed(who, incarnation, ProbeFailure.TIMED_OUT, in_flight),
+            "refused": ev.ProbeFailed(who, incarnation, ProbeFailure.REFUSED, in_flight),
+            "work refused": ev.WorkFailed(who, incarnation, ProbeFailure.REFUSED),
+            "kept failing": ev.WorkKeptFailing(who, incarnation),
+            "found asleep": ev.WorkFoundAsleep(who, incarnation, self.fleet.now_s),
+            "cut": ev.SentinelLost(who, incarnation, 1),
+            "sentinel lost": ev.SentinelLost(who, incarnation, 0),
+            "died": ev.WorkerDied(who, incarnation, "killed"),
+            "restarted": ev.WorkerRestarted(who, incarnation),
+            "quarantined": ev.QuarantineRequested(who),
+            "lifted": ev.QuarantineLifted(who),
+            "capped": ev.MaxConcurrencySet(who, cap),
+            "labelled": ev.LabelsSet(who, (("group", "g"),)),
+        }
+        routable = [other for other in self.registered() if self.is_sound(other)]
+        self.apply(events[what])
+        if what == "kept failing" and routable == [worker]:
+            assert self.is_sound(worker)
+
+    # What holds whatever has happened.
+
+    @invariant()
+    def in_flight_equals_live_leases(self) -> None:
+        live = [asker.lease for asker in self.askers if asker.lease is not None and asker.lease.live]
+        assert self.fleet.scheduler.live_leases == len(live)
+        by_worker = Counter(lease.worker.incarnation for lease in live)
+        for worker in self.registered():
+            assert self.fleet.scheduler.in_flight(worker.worker_id) == by_worker[worker.incarnation]
+
+    @invariant()
+    def nobody_waits_while_a_worker_has_room_or_in_vain(self) -> None:
+        if self.fleet.scheduler.paused:
+            return
+        for asker in self.waiting():
+            assert not self.can_be_granted(asker.spec)
+            assert self.has_hope(asker.spec)
+
+    @invariant()
+    def the_queue_is_what_waits_and_is_bounded(self) -> None:
+        waiting = self.waiting()
+        assert self.fleet.scheduler.queued == len(waiting)
+        assert self.fleet.scheduler.queued_bytes == sum(asker.spec.size_bytes for asker in waiting)
+        first_turn = [asker.spec for asker in waiting if not asker.spec.avoid]
+        assert len(first_turn) <= MAX_REQUESTS
+        assert sum(spec.size_bytes for spec in first_turn) <= MAX_BYTES
+
+    @invariant()
+    def everybody_is_answered_once(self) -> None:
+        for asker in self.askers:
+            assert asker.answers == (0 if asker.ticket is not None and asker.ticket.waiting else 1)
+
+    @invariant()
+    def a_worker_carries_out_one_command_at_most(self) -> None:
+        for worker in self.registered():
+            under_way = [command_id for command_id, who in self.outstanding.items() if who is worker]
+            assert (worker.command_id is not None) == (worker.state in COMMANDED)
+            assert worker.command_id is None or worker.command_id in under_way
+            assert (worker.intent is not None) == (worker.state is WorkerState.DRAINING)
+            assert worker.next_order is None or worker.state in COMMANDED
+
+    @invariant()
+    def a_drain_ends_when_the_work_does(self) -> None:
+        for worker in self.registered():
+            if worker.state is WorkerState.DRAINING and not self.fleet.scheduler.in_flight(worker.worker_id):
+                assert (worker.intent, worker.order, worker.drain_deadline_s) == (Intent.HOLD, None, None)
+            assert (worker.drain_deadline_s is None) or worker.state is WorkerState.DRAINING
+
+    @invariant()
+    def whoever_asked_is_told_or_still_waits(self) -> None:
+        orders = [order for worker in self.registered() for order in (worker.order, worker.next_order) if order]
+        attached = Counter(request for order in orders for request in order.requests)
+        assert attached == Counter(self.pending)
+
+    @invariant()
+    def the_pool_and_the_scheduler_agree_on_who_takes_work(self) -> None:
+        for worker in self.registered():
+            assert self.fleet.pool.is_routable(worker) == self.takes_work(worker)
+            assert worker.weight_version is not None or not self.takes_work(worker)
