@@ -319,7 +319,7 @@ class DownstreamConnection(asyncio.Protocol):
     def reply_done(self, *, close: bool) -> None:
         """The reply is whole: take the next request, or close."""
         self.conversation = None
-        if close or self._half_closed or self._server.closing:
+        if close or (self._half_closed and not self._pending) or self._server.closing:
             self._linger()
             return
         self.head = None

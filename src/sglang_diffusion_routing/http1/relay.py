@@ -369,10 +369,10 @@ class Exchange(Turns):
         upstream = self.upstream
         self.upstream = None
         if upstream is not None:
-            if self._body_done:
+            if self._body_done and not self._upstream_full:
                 self.upstreams.give_back(upstream)
             else:
-                # It answered before the request was whole: what it would read next is the rest of this body.
+                # It answered before it had the whole request: what it would read next is the rest of this body.
                 upstream.close()
         self._end(whole=True, head=head)
 

@@ -262,7 +262,8 @@ class UpstreamConnection(asyncio.Protocol):
             sink.reply_began(head, rest, False)
 
     def _end_at_once(self, sink: ReplySink, head: ReplyHead, rest: bytes) -> None:
-        if rest:
+        if rest or head.chunked or (head.content_length and not self._to_head and head.status != 304):
+            # A body that must not be there may yet come (RFC 9112 §6.3, rule 1).
             self.reusable = False
         sink.reply_began(head, b"", True)
 

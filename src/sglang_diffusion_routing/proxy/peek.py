@@ -35,7 +35,7 @@ def _strings(prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
             return  # the prefix ends within this string
         if token in b"{[":
             depth += 1
-            if key == b'"data"' and depth - 1 in open_depths:
+            if key == b'"data"' and depth == 2:
                 open_depths.add(depth)
             key = None
         elif token in b"}]":
