@@ -41,6 +41,8 @@ def build(worker: Worker) -> FastAPI:
     app.add_middleware(Gate, worker=worker)
     for family in FAMILIES:
         app.include_router(family.router)
+    # FastAPI compiles routes at their first use, which is not safe in two threads at once; this compiles them now.
+    app.openapi()
     return app
 
 
