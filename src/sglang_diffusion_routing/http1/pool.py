@@ -112,10 +112,10 @@ class Upstreams:
         try:
             await self._connect(connection, url)
         except BaseException as error:
+            # Cancelled in the moment it was made, it may or may not be told that it is lost: it counts once either way.
             if connection.made:
                 connection.transport.abort()
-            else:
-                self._count_out(worker_id)
+            self.lost(connection)
             if not isinstance(error, ConnectFailed):
                 raise
             on_failure(error)
@@ -175,7 +175,10 @@ class Upstreams:
         return False
 
     def lost(self, connection: UpstreamConnection) -> None:
-        """A connection has ended."""
+        """A connection has ended, or was never made; heard of twice, it counts once."""
+        if not connection.counted:
+            return
+        connection.counted = False
         self._connections.discard(connection)
         idle = self._idle.get(connection.worker_id)
         if idle and connection in idle:

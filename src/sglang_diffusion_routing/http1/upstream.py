@@ -67,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     reusable: the last reply left it in a state for another request.
     reused: it has served a request before, so its worker may have closed it unseen.
     idle_since_s: when it was given back, loop time.
-    made: it has been connected, so that `ConnectionPool.lost` will hear of its end.
+    made: it has been connected. counted: it is among the open ones of its pool.
     """
 
     __slots__ = (
@@ -80,6 +80,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_remaining",
         "_to_head",
         "bytes_received",
+        "counted",
         "decode_chunks",
         "idle_since_s",
         "made",
@@ -99,6 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.bytes_received = 0
         self.decode_chunks = False
         self.made = False
+        self.counted = True
         self._paused = False
         self._pool = pool
         self._max_head_bytes = max_head_bytes
@@ -262,7 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
             sink.reply_began(head, rest, False)
 
     def _end_at_once(self, sink: ReplySink, head: ReplyHead, rest: bytes) -> None:
-        if rest or head.chunked or (head.content_length and not self._to_head and head.status != 304):
+        if rest or (head.status == 204 and (head.chunked or head.content_length)):
             # A body that must not be there may yet come (RFC 9112 §6.3, rule 1).
             self.reusable = False
         sink.reply_began(head, b"", True)
