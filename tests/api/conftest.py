@@ -21,6 +21,13 @@ def video_worker() -> Iterator[SimInThread]:
         yield worker
 
 
+@pytest.fixture(scope="module")
+def slow_worker() -> Iterator[SimInThread]:
+    """A worker whose every image takes 0.6 s: long enough to act while one is made."""
+    with SimInThread(SimSettings(overhead_seconds=0.6)) as worker:
+        yield worker
+
+
 @pytest.fixture
 async def empty() -> AsyncIterator[RunningRouter]:
     """A router without workers."""
@@ -32,4 +39,11 @@ async def empty() -> AsyncIterator[RunningRouter]:
 async def router(image_worker: SimInThread) -> AsyncIterator[RunningRouter]:
     """A router with one image worker."""
     async with running(image_worker.url) as router:
+        yield router
+
+
+@pytest.fixture
+async def slow_router(slow_worker: SimInThread) -> AsyncIterator[RunningRouter]:
+    """A router with one slow worker."""
+    async with running(slow_worker.url) as router:
         yield router

@@ -8,7 +8,7 @@ from sglang_diffusion_routing.sim.in_thread import SimInThread
 from support.raw_worker import answering, reply, serving
 from support.running import RunningRouter, running
 
-SLOW_IMAGE = {"prompt": "a slow one", "size": "64x64", "num_inference_steps": 200, "seed": 1}
+IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 
 
 def once(text: str) -> str:
@@ -48,9 +48,7 @@ async def test_a_registered_worker_can_be_used_at_once(empty: RunningRouter, ima
 
 
 @pytest.mark.parametrize("target", ["/workers?url={url}", "/workers?worker_url={url}"])
-async def test_a_worker_may_be_named_in_the_query(
-    empty: RunningRouter, image_worker: SimInThread, target: str
-) -> None:
+async def test_a_worker_may_be_named_in_the_query(empty: RunningRouter, image_worker: SimInThread, target: str) -> None:
     response = await empty.client.post(target.format(url=once(image_worker.url)))
     assert (response.status_code, response.json()["worker"]["url"]) == (200, image_worker.url)
 
@@ -89,7 +87,9 @@ async def test_a_workers_url_may_be_spelt_otherwise(router: RunningRouter, image
     assert (await router.get(f"/workers/{name}"))[0] == 200
 
 
-@pytest.mark.parametrize("name", ["nobody", "http%3A%2F%2F127.0.0.1%3A1", "%ff%fe", "%25252525", "http://127.0.0.1:1/x"])
+@pytest.mark.parametrize(
+    "name", ["nobody", "http%3A%2F%2F127.0.0.1%3A1", "%ff%fe", "%25252525", "http://127.0.0.1:1/x"]
+)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_an_unknown_worker_is_404(empty: RunningRouter, method: str, name: str) -> None:
     status, body = await empty.ask(method, f"/workers/{name}", json={"is_dead": True} if method == "PUT" else None)
@@ -164,33 +164,33 @@ async def test_an_idle_worker_is_removed_at_once(router: RunningRouter, image_wo
 
 
 async def test_a_busy_worker_drains_and_is_removed_when_its_work_has_ended(
-    router: RunningRouter, image_worker: SimInThread
+    slow_router: RunningRouter, slow_worker: SimInThread
 ) -> None:
-    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
-    await router.until_in_flight(image_worker.url, 1)
-    removed = await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
-    assert removed == (202, {"status": "draining", "worker_id": image_worker.url})
-    assert (await router.worker(image_worker.url))["status"] == "draining"
+    work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+    await slow_router.until_in_flight(slow_worker.url, 1)
+    removed = await slow_router.ask("DELETE", f"/workers/{once(slow_worker.url)}")
+    assert removed == (202, {"status": "draining", "worker_id": slow_worker.url})
+    assert (await slow_router.worker(slow_worker.url))["status"] == "draining"
     assert (await work)[0] == 200
-    assert await router.get("/workers") == (200, {"workers": []})
+    assert await slow_router.get("/workers") == (200, {"workers": []})
 
 
 async def test_registering_a_worker_that_drains_calls_its_removal_off(
-    router: RunningRouter, image_worker: SimInThread
+    slow_router: RunningRouter, slow_worker: SimInThread
 ) -> None:
-    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
-    await router.until_in_flight(image_worker.url, 1)
-    await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
-    assert (await router.post("/workers", {"url": image_worker.url}))[1]["worker"]["status"] == "active"
+    work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+    await slow_router.until_in_flight(slow_worker.url, 1)
+    await slow_router.ask("DELETE", f"/workers/{once(slow_worker.url)}")
+    assert (await slow_router.post("/workers", {"url": slow_worker.url}))[1]["worker"]["status"] == "active"
     assert (await work)[0] == 200
-    assert await router.statuses() == {image_worker.url: "active"}
+    assert await slow_router.statuses() == {slow_worker.url: "active"}
 
 
-async def test_force_removes_a_busy_worker_now(router: RunningRouter, image_worker: SimInThread) -> None:
-    work = asyncio.ensure_future(router.post("/v1/images/generations", SLOW_IMAGE))
-    await router.until_in_flight(image_worker.url, 1)
-    assert (await router.ask("DELETE", f"/workers/{once(image_worker.url)}?force=true"))[0] == 200
-    assert await router.get("/workers") == (200, {"workers": []})
+async def test_force_removes_a_busy_worker_now(slow_router: RunningRouter, slow_worker: SimInThread) -> None:
+    work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+    await slow_router.until_in_flight(slow_worker.url, 1)
+    assert (await slow_router.ask("DELETE", f"/workers/{once(slow_worker.url)}?force=true"))[0] == 200
+    assert await slow_router.get("/workers") == (200, {"workers": []})
     assert (await work)[0] in {502, 503}
 
 

@@ -22,12 +22,29 @@ _LONGEST_SOCKET_PATH = 107
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that leaves signals alone: the router has its own order of ending."""
+    """uvicorn that leaves signals alone: the router has its own order of ending, and tells it when."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
 
     @override
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    @override
+    async def main_loop(self) -> None:
+        """Renew the date header once a second; uvicorn's own loop wakes up ten times a second to look for its end."""
+        while not self.should_exit:
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._ending.wait()
 
 
 class ControlServer:
@@ -74,7 +91,7 @@ class ControlServer:
     async def stop(self) -> None:
         """Let running requests finish, at most a few seconds, and remove the socket; safe to repeat."""
         if self._running is not None and self._server is not None:
-            self._server.should_exit = True
+            self._server.end()
             _, late = await asyncio.wait([self._running], timeout=10.0)
             for task in late:
                 task.cancel()

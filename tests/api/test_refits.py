@@ -1,0 +1,241 @@
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from sglang_diffusion_routing.sim.in_thread import SimInThread
+from sglang_diffusion_routing.sim.settings import SimSettings
+from support.raw_worker import read_request, reply, serving
+from support.running import RunningRouter, eventually, running
+
+IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
+DISK = "/update_weights_from_disk"
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[SimInThread, SimInThread]]:
+    """Two workers of the same model, fresh for every test: weights stay changed."""
+    with SimInThread() as first, SimInThread() as second:
+        yield first, second
+
+
+@pytest.fixture
+async def fleet(pair: tuple[SimInThread, SimInThread]) -> AsyncIterator[RunningRouter]:
+    async with running(pair[0].url, pair[1].url) as router:
+        yield router
+
+
+async def versions(router: RunningRouter) -> list[str | None]:
+    _, listed = await router.get("/workers")
+    return [worker["weight_version"] for worker in listed["workers"]]
+
+
+async def checksums(router: RunningRouter) -> list[Any]:
+    _, body = await router.post("/get_weights_checksum")
+    assert body["success"], body
+    return [row["body"]["transformer"] for row in body["results"]]
+
+
+async def test_new_weights_reach_every_worker(fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]) -> None:
+    before = await checksums(fleet)
+    status, body = await fleet.post(DISK, {"model_path": "sim/better", "weight_version": "step-5"})
+    assert status == 200
+    assert [(row["worker_url"], row["status_code"], row["body"]["success"]) for row in body["results"]] == [
+        (pair[0].url, 200, True),
+        (pair[1].url, 200, True),
+    ]
+    assert (body["success"], body["weight_version"], body["skipped"]) == (True, "step-5", [])
+    after = await checksums(fleet)
+    assert (len(set(before)), len(set(after)), before[0] != after[0]) == (1, 1, True)
+    assert await versions(fleet) == ["step-5", "step-5"]
+    assert set((await fleet.statuses()).values()) == {"active"}
+
+
+async def test_replies_carry_the_version_they_were_made_with(fleet: RunningRouter) -> None:
+    await fleet.post(DISK, {"model_path": "sim/better", "weight_version": "v7"})
+    response = await fleet.client.post("/v1/images/generations", json=IMAGE)
+    assert response.headers["x-sglang-router-weight-version"] == "v7"
+
+
+async def test_versions_that_nobody_names_are_counted(fleet: RunningRouter) -> None:
+    await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "2"})
+    given = [(await fleet.post(DISK, {"model_path": f"sim/{n}"}))[1]["weight_version"] for n in "bcd"]
+    assert given == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "version"),
+    [
+        ("?weight_version=q", {}, "q"),
+        ("?weight_version=q", {"weight_version": "q"}, "q"),
+        ("", {"weight_version": 12}, "12"),
+        ("?weight_version=sch%C3%B6n", {}, "schön"),
+    ],
+)
+async def test_a_version_comes_in_the_query_or_in_the_body(
+    fleet: RunningRouter, query: str, body: dict[str, object], version: str
+) -> None:
+    _, reply_body = await fleet.post(DISK + query, {"model_path": "sim/a", **body})
+    assert reply_body["weight_version"] == version
+
+
+async def test_work_waits_while_weights_change_and_none_is_refused() -> None:
+    with SimInThread(SimSettings(refit_seconds=0.4, overhead_seconds=0.05)) as worker:
+        async with running(worker.url, max_concurrency_per_worker=1) as router:
+            before = [asyncio.ensure_future(router.client.post("/v1/images/generations", json=IMAGE)) for _ in range(4)]
+            await router.until_in_flight(worker.url, 1)
+            refit = asyncio.ensure_future(router.post(DISK, {"model_path": "sim/a", "weight_version": "new"}))
+            await router.until_status(worker.url, "updating")
+            after = [asyncio.ensure_future(router.client.post("/v1/images/generations", json=IMAGE)) for _ in range(4)]
+            replies = await asyncio.gather(*before, *after)
+            assert [reply.status_code for reply in replies] == [200] * 8
+            made_with = [reply.headers["x-sglang-router-weight-version"] for reply in replies]
+            assert made_with[:1] == ["0"]
+            assert made_with[4:] == ["new"] * 4
+            assert (await refit)[1]["success"] is True
+
+
+async def test_a_mistyped_path_costs_nothing(fleet: RunningRouter) -> None:
+    before = await checksums(fleet)
+    status, body = await fleet.post(DISK, {"model_path": "/nonexistent/model"})
+    assert (status, body["success"], "weight_version" in body) == (200, False, False)
+    assert [row["status_code"] for row in body["results"]] == [400, 400]
+    assert set((await fleet.statuses()).values()) == {"active"}
+    assert (await versions(fleet), await checksums(fleet)) == (["0", "0"], before)
+    assert (await fleet.post("/v1/images/generations", IMAGE))[0] == 200
+
+
+async def test_a_mistyped_path_after_a_refit_costs_nothing_either(fleet: RunningRouter) -> None:
+    await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
+    await fleet.post(DISK, {"model_path": "/nonexistent/model", "weight_version": "b"})
+    assert set((await fleet.statuses()).values()) == {"active"}
+    assert await versions(fleet) == ["a", "a"]
+
+
+async def test_a_worker_that_missed_a_refit_gets_no_work(
+    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
+) -> None:
+    pair[1].faults(refuse_refits=True)
+    _, body = await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
+    assert (body["success"], body["weight_version"]) == (False, "a")
+    assert await fleet.statuses() == {pair[0].url: "active", pair[1].url: "stale"}
+    replies = [await fleet.client.post("/v1/images/generations", json=IMAGE) for _ in range(3)]
+    assert {reply.headers["x-sglang-router-worker"] for reply in replies} == {pair[0].url}
+    pair[1].faults(refuse_refits=False)
+    await fleet.post(DISK, {"model_path": "sim/b", "weight_version": "b"})
+    assert set((await fleet.statuses()).values()) == {"active"}
+
+
+async def test_sleeping_and_quarantined_workers_are_skipped(
+    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
+) -> None:
+    await fleet.post(f"/release_memory_occupation?selector={pair[1].url}")
+    _, body = await fleet.post(DISK, {"model_path": "sim/a"})
+    assert (len(body["results"]), body["skipped"]) == (1, [{"worker_url": pair[1].url, "reason": "sleeping"}])
+    await fleet.post("/release_memory_occupation")
+    status, error = await fleet.post(DISK, {"model_path": "sim/b"})
+    assert (status, error["code"]) == (503, "no_eligible_worker")
+
+
+async def test_refits_go_one_after_the_other(fleet: RunningRouter) -> None:
+    replies = await asyncio.gather(*(fleet.post(DISK, {"model_path": f"sim/{n}", "weight_version": n}) for n in "abc"))
+    assert [body["success"] for _, body in replies] == [True, True, True]
+    assert await versions(fleet) == ["c", "c"]
+    assert len(set(await checksums(fleet))) == 1
+
+
+async def test_a_refit_goes_on_when_its_client_leaves() -> None:
+    with SimInThread(SimSettings(refit_seconds=0.3)) as worker:
+        async with running(worker.url) as router:
+            async with httpx2.AsyncClient(base_url=router.client.base_url, trust_env=False) as hasty:
+                with pytest.raises(httpx2.ReadTimeout):
+                    await hasty.post(DISK, json={"model_path": "sim/a", "weight_version": "a"}, timeout=0.1)
+            shown = await eventually(lambda: router.worker(worker.url), lambda shown: shown["weight_version"] == "a")
+            assert shown["status"] == "active"
+
+
+async def test_a_drain_that_takes_too_long_leaves_the_worker_as_it_was(
+    slow_router: RunningRouter, slow_worker: SimInThread
+) -> None:
+    work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+    await slow_router.until_in_flight(slow_worker.url, 1)
+    _, body = await slow_router.post(DISK + "?timeout_s=0.1", {"model_path": "sim/a"})
+    assert (body["success"], body["results"][0]["status_code"]) == (False, 504)
+    assert (await work)[0] == 200
+    assert (await slow_router.worker(slow_worker.url))["weight_version"] == "0"
+    assert (await slow_router.post("/v1/images/generations", IMAGE))[0] == 200
+
+
+async def test_a_lost_update_takes_the_worker_out() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head, _ = await read_request(reader)
+        if b"/update_weights" not in head:
+            writer.write(reply(200, b'{"transformer":"1"}' if b"checksum" in head else b"{}"))
+
+    async with serving(handle) as url, running(str(url), health_check_interval_s=60) as router:
+        _, body = await router.post(DISK, {"model_path": "sim/a"})
+        assert (body["success"], body["results"][0]["status_code"]) == (False, 502)
+        worker = await router.worker(str(url))
+        assert (worker["is_dead"], worker["weight_version"]) == (True, None)
+
+
+@pytest.mark.parametrize("route", [DISK, "/v1/set_lora", "/v1/merge_lora_weights", "/update_weights_from_tensor"])
+async def test_the_body_reaches_every_worker_byte_for_byte(route: str) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(reply(200, b'{"success":true,"message":"done"}'))
+
+    content = b' {"model_path" : "x",  "lora_nickname":["a"] , "n": 1.50}\n'
+    async with serving(handle) as first, serving(handle) as second, running(str(first), str(second)) as router:
+        status, body = await router.ask("POST", f"{route}?weight_version=9&keep=%20", content=content)
+        assert (status, body["success"], body["weight_version"]) == (200, True, "9")
+    sent = [(head.split(b"\r\n")[0], body) for head, body in seen if route.encode() in head]
+    assert sent == [(f"POST {route}?keep=%20 HTTP/1.1".encode(), content)] * 2
+
+
+async def test_a_lora_is_a_transaction_too(fleet: RunningRouter) -> None:
+    _, body = await fleet.post("/v1/unmerge_lora_weights")
+    assert [row["worker_url"] for row in body["results"]] == list(await fleet.statuses())
+
+
+@pytest.mark.parametrize(
+    ("route", "query", "body", "code", "field"),
+    [
+        (DISK, "", b"", "invalid_field", "model_path"),
+        (DISK, "", b"{}", "invalid_field", "model_path"),
+        (DISK, "", b'{"model_path":1}', "invalid_field", "model_path"),
+        (DISK, "", b'{"model_path":""}', "invalid_field", "model_path"),
+        (DISK, "", b"{", "invalid_json", None),
+        (DISK, "", b"[]", "invalid_json", None),
+        (DISK, "", b'{"model_path":"x","weight_version":true}', "invalid_field", "weight_version"),
+        (DISK, "", b'{"model_path":"x","weight_version":""}', "invalid_field", "weight_version"),
+        (DISK, "", b'{"model_path":"x","weight_version":"a\\nb"}', "invalid_field", "weight_version"),
+        (DISK, "?weight_version=a", b'{"model_path":"x","weight_version":"b"}', "invalid_field", "weight_version"),
+        (DISK, "?weight_version=" + "v" * 257, b'{"model_path":"x"}', "invalid_field", "weight_version"),
+        (DISK, "?mode=rolling", b'{"model_path":"x"}', "invalid_field", "mode"),
+        (DISK, "?refit=begin", b'{"model_path":"x"}', "invalid_field", "refit"),
+        (DISK, "?timeout_s=-1", b'{"model_path":"x"}', "invalid_field", "timeout_s"),
+        ("/v1/set_lora", "", b"{}", "invalid_field", "lora_nickname"),
+        ("/update_weights_from_tensor", "?mode=now", b"x", "invalid_field", "mode"),
+    ],
+)
+async def test_a_wrong_refit_is_refused_before_any_worker_is_fenced(
+    router: RunningRouter, image_worker: SimInThread, route: str, query: str, body: bytes, code: str, field: str | None
+) -> None:
+    status, error = await router.ask("POST", route + query, content=body)
+    assert (status, error["code"], error.get("field")) == (400, code, field)
+    worker = await router.worker(image_worker.url)
+    assert (worker["status"], worker["weight_version"]) == ("active", "0")
+
+
+async def test_drain_is_the_mode_there_is(fleet: RunningRouter) -> None:
+    assert (await fleet.post(DISK + "?mode=drain", {"model_path": "sim/a"}))[1]["success"] is True
+
+
+async def test_without_workers_a_refit_is_503(empty: RunningRouter) -> None:
+    status, error = await empty.post(DISK, {"model_path": "x"})
+    assert (status, error["code"]) == (503, "no_eligible_worker")
