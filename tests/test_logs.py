@@ -37,13 +37,15 @@ def shown(**facts: object) -> dict[str, Any]:
 
 def test_a_json_line_holds_the_event_and_its_facts(stderr: Written) -> None:
     logs.configure(level="info", as_json=True)
-    structlog.get_logger("pool").info("worker_quarantined", worker="http://w:1", failures=3)
+    structlog.get_logger("sglang_diffusion_routing.core.pool").info(
+        "worker_quarantined", worker="http://w:1", failures=3
+    )
     (line,) = lines(stderr)
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "worker_quarantined",
         "level": "info",
-        "logger": "pool",
+        "logger": "core.pool",
         "worker": "http://w:1",
         "failures": 3,
     }
@@ -51,9 +53,11 @@ def test_a_json_line_holds_the_event_and_its_facts(stderr: Written) -> None:
 
 def test_a_line_for_people_holds_the_event_and_its_facts(stderr: Written) -> None:
     logs.configure(level="info", as_json=False)
-    structlog.get_logger("pool").info("worker_quarantined", worker="http://w:1", failures=3)
+    structlog.get_logger("sglang_diffusion_routing.core.pool").info(
+        "worker_quarantined", worker="http://w:1", failures=3
+    )
     (line,) = stderr().splitlines()
-    assert line.split()[1:] == ["[info", "]", "worker_quarantined", "[pool]", "failures=3", "worker=http://w:1"]
+    assert line.split()[1:] == ["[info", "]", "worker_quarantined", "[core.pool]", "failures=3", "worker=http://w:1"]
 
 
 def test_less_urgent_events_are_not_written(stderr: Written) -> None:

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
+_PACKAGE = __name__.removesuffix("logs")
 TEXT_MAX_CHARS = 2_000
 
 # Facts whose values stay out of every log, by the last word of their name: "x-api-key", "prompts"; not "prompt_count".
@@ -35,6 +36,7 @@ def configure(*, level: str, as_json: bool) -> None:
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _name_by_room,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
     ]
@@ -73,6 +75,12 @@ def _ending(*, as_json: bool) -> list[Processor]:
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=32
         )
     ]
+
+
+def _name_by_room(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave out of a logger's name what all of the router's own have in common."""
+    event["logger"] = event["logger"].removeprefix(_PACKAGE)
+    return event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
