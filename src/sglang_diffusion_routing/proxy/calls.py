@@ -42,6 +42,7 @@ class Call(Exchange):
         self._shared = shared
         self._route = route
         self.request_id = shared.heads.request_id(head)
+        self._trace_id = shared.heads.trace_id(head)
 
     @abstractmethod
     def name(self) -> str:
@@ -102,7 +103,9 @@ class ControlCall(Call):
     def upstream_head(self) -> bytes:
         downstream = self.origin
         head = self.head
-        written = self._shared.heads.for_worker(downstream, head, head.host or b"router", head.target, self.request_id)
+        written = self._shared.heads.for_worker(
+            downstream, head, head.host or b"router", head.target, self.request_id, self._trace_id
+        )
         # A client's own x-sglang-router-* never pass, so that this one is a fact.
         return b"%bx-sglang-router-peer: %b:%d\r\n\r\n" % (
             written[:-2],
@@ -168,7 +171,7 @@ class JobCall(Call):
         assert worker is not None
         head = self.head
         host = authority(worker.worker_id)
-        return self._shared.heads.for_worker(self.origin, head, host, head.target, self.request_id)
+        return self._shared.heads.for_worker(self.origin, head, host, head.target, self.request_id, self._trace_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         self._status = head.status

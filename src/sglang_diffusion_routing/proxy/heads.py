@@ -40,6 +40,10 @@ class HeadWriter:
             return head.request_id
         return b"%b%012x" % (self._run, next(self._sequence))
 
+    def trace_id(self, head: RequestHead) -> bytes:
+        """Give a fresh trace id, 32 hex digits; none where the client has its own."""
+        return b"" if head.traceparent is not None else b"%b%016x" % (self._run, next(self._sequence))
+
     def for_worker(
         self,
         downstream: DownstreamConnection,
@@ -47,6 +51,7 @@ class HeadWriter:
         host: bytes,
         target: bytes,
         request_id: bytes,
+        trace_id: bytes,
         *,
         may_upgrade: bool = False,
     ) -> bytes:
@@ -67,9 +72,8 @@ class HeadWriter:
         if head.request_id is None:
             made = b"X-Request-Id: %b\r\n" % request_id
         if head.traceparent is None:
-            # Flags 00: nobody samples here; the id joins the worker's own spans to this request.
-            sequence = next(self._sequence)
-            made += b"traceparent: 00-%b%016x-%016x-00\r\n" % (self._run, sequence, sequence)
+            # Flags 00: nobody samples here; the ids join the worker's own spans to this request and this attempt.
+            made += b"traceparent: 00-%b-%016x-00\r\n" % (trace_id, next(self._sequence))
         if may_upgrade and head.upgrade is not None:
             made += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
         return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%bX-Forwarded-Host: %b\r\nVia: %b\r\n\r\n" % (
@@ -129,7 +133,7 @@ def _relative(line: bytes, origin: bytes) -> bytes:
     if target[:size].lower() != origin or target[size : size + 1] not in {b"", b"/", b"?", b"#"}:
         return line
     path = target[size:]
-    if path[:2] == b"//":
-        # By itself it would name another host (RFC 3986 §4.2).
+    if path[:2] in {b"//", b"/\\"}:
+        # By itself it would name another host (RFC 3986 §4.2; browsers read a backslash as a slash).
         return line
     return b"%b: %b\r\n" % (name, path if path[:1] == b"/" else b"/" + path)

@@ -65,6 +65,7 @@ class Work(Exchange):
         self._shared = shared
         self._route = route
         self.request_id = shared.heads.request_id(head)
+        self._trace_id = shared.heads.trace_id(head)
         if route.creates == "images":
             self._looked = bytearray()
 
@@ -179,7 +180,9 @@ class Work(Exchange):
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
         host = authority(worker.worker_id)
-        return self._shared.heads.for_worker(self.origin, head, host, target, self.request_id, may_upgrade=True)
+        return self._shared.heads.for_worker(
+            self.origin, head, host, target, self.request_id, self._trace_id, may_upgrade=True
+        )
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         worker = self._worker
@@ -211,6 +214,8 @@ class Work(Exchange):
             return True
         self._result = result_of(head.status, body)
         if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
+            return True
+        if not may_retry(Failure.ASLEEP, len(self._killed), self._shared.retry_limits):
             return True
         self._try_elsewhere(self._result, head.status, None)
         return False
