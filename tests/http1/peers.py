@@ -80,8 +80,11 @@ class Peer:
         self.writer.write_eof()
 
     def pause(self) -> None:
-        """Read no more than has come."""
+        """Take nothing more from the kernel."""
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     def reset(self) -> None:
         """Break the connection off."""
@@ -93,6 +96,11 @@ class Peer:
         self.writer.close()
         with suppress(OSError):
             await soon(self.writer.wait_closed())
+
+    async def drop(self) -> None:
+        """Close, whatever is still to be sent."""
+        self.writer.transport.abort()
+        await self.close()
 
 
 async def connected(port: int, *, receive_buffer: int | None = None) -> Peer:
@@ -150,7 +158,7 @@ class FakeWorker:
     async def close(self) -> None:
         self.stop()
         for peer in self.peers:
-            await peer.close()
+            await peer.drop()
 
 
 @asynccontextmanager

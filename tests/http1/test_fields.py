@@ -54,25 +54,33 @@ def test_chunked_is_the_one_known_coding(coding: bytes) -> None:
     assert is_chunked([coding])
 
 
-@pytest.mark.parametrize(
-    "codings",
-    [
-        [b""],
-        [b"gzip"],
-        [b"gzip, chunked"],
-        [b"chunked, chunked"],
-        [b"chunked;q=1"],
-        [b"xchunked"],
-        [b"chunked\x0b"],
-        [b"identity"],
-        [b"chunked", b"chunked"],
-        [b"chunked", b"gzip"],
-        [b"gzip", b"chunked"],
-    ],
-)
-def test_any_other_coding_is_unknown(codings: list[bytes]) -> None:
-    with pytest.raises(UnknownCoding):
+UNKNOWN = [[b"gzip"], [b"identity"], [b"xchunked"], [b"gzip, chunked"], [b"gzip", b"chunked"], [b"a,b", b"Chunked"]]
+MALFORMED = [
+    [b""],
+    [b"x y"],
+    [b"chunked;q=1"],
+    [b"chunked\x0b"],
+    [b",chunked"],
+    [b"chunked,"],
+    [b"chunked, chunked"],
+    [b"chunked", b"chunked"],
+    [b"chunked, gzip"],
+    [b"chunked", b"gzip"],
+]
+
+
+@pytest.mark.parametrize("codings", UNKNOWN)
+def test_other_codings_before_the_end_are_unknown(codings: list[bytes]) -> None:
+    with pytest.raises(UnknownCoding) as caught:
         is_chunked(codings)
+    assert caught.value.http_status == 501
+
+
+@pytest.mark.parametrize("codings", MALFORMED)
+def test_what_does_not_end_in_one_chunked_or_is_no_list_is_malformed(codings: list[bytes]) -> None:
+    with pytest.raises(BadFraming) as caught:
+        is_chunked(codings)
+    assert (type(caught.value), caught.value.http_status) == (BadFraming, 400)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,14 @@ class TestRequestLine:
             head_of(line=method + b" /x HTTP/1.1")
 
     @pytest.mark.parametrize(
+        "line", [b"", b"\x16\x03\x01 /", b"G(T / HTTP/1.1", b"{} / HTTP/1.1", b"FOO", b"SSH-2.0-x\t"]
+    )
+    def test_what_does_not_begin_with_a_method_is_not_http(self, line: bytes) -> None:
+        with pytest.raises(BadRequest) as caught:
+            head_of(line=line)
+        assert caught.value.http_status == 400
+
+    @pytest.mark.parametrize(
         "line",
         [
             b"GET /",
@@ -235,25 +243,27 @@ class TestFraming:
         assert caught.value.http_status == 400
 
     @pytest.mark.parametrize(
-        "fields",
+        ("codings", "error"),
         [
-            [b"Transfer-Encoding: gzip"],
-            [b"Transfer-Encoding: gzip, chunked"],
-            [b"Transfer-Encoding: chunked, gzip"],
-            [b"Transfer-Encoding: chunked, chunked"],
-            [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
-            [b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"],
-            [b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"],
-            [b"Transfer-Encoding:"],
-            [b"Transfer-Encoding: xchunked"],
-            [b"Transfer-Encoding: chunked;q=1"],
-            [b"Transfer-Encoding: identity"],
+            ([b"gzip"], UnknownCoding),
+            ([b"identity"], UnknownCoding),
+            ([b"xchunked"], UnknownCoding),
+            ([b"gzip, chunked"], UnknownCoding),
+            ([b"gzip", b"chunked"], UnknownCoding),
+            ([b""], BadFraming),
+            ([b"x y"], BadFraming),
+            ([b"chunked;q=1"], BadFraming),
+            ([b"chunked, gzip"], BadFraming),
+            ([b"chunked, identity"], BadFraming),
+            ([b"chunked, chunked"], BadFraming),
+            ([b"chunked", b"chunked"], BadFraming),
+            ([b"chunked", b"gzip"], BadFraming),
         ],
     )
-    def test_any_coding_but_one_chunked_is_refused(self, fields: list[bytes]) -> None:
-        with pytest.raises(UnknownCoding) as caught:
-            head_of(*fields)
-        assert caught.value.http_status == 501
+    def test_any_coding_but_one_chunked_is_refused(self, codings: list[bytes], error: type[BadFraming]) -> None:
+        with pytest.raises(BadFraming) as caught:
+            head_of(*(b"Transfer-Encoding: " + coding for coding in codings))
+        assert type(caught.value) is error
 
     def test_http_1_0_has_no_codings(self) -> None:
         with pytest.raises(BadFraming):
@@ -403,6 +413,8 @@ class TestConnection:
             (b"GET / HTTP/1.0", [b"Connection: keep-alive, close"], False),
             (b"POST / HTTP/1.0", [b"Content-Length: 3"], False),
             (b"POST / HTTP/1.0", [b"Content-Length: 3", b"Connection: keep-alive"], True),
+            (b"CONNECT b:443 HTTP/1.1", [], False),
+            (b"CONNECT b:443 HTTP/1.1", [b"Content-Length: 3"], False),
         ],
     )
     def test_the_connection_goes_on_as_the_version_and_the_field_say(
@@ -421,11 +433,16 @@ class TestConnection:
             (b"POST / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: websocket"]),
             (b"GET / HTTP/1.1", [b"Upgrade: websocket"]),
             (b"GET / HTTP/1.1", [b"Connection: upgrade"]),
+            (b"GET / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: h2c"]),
+            (b"GET / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: websocket, h2c"]),
+            (b"GET / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: websocket", b"Upgrade: h2c"]),
             (b"GET / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 1"]),
             (b"GET / HTTP/1.1", [b"Connection: upgrade", b"Upgrade: websocket", b"Transfer-Encoding: chunked"]),
         ],
     )
-    def test_an_upgrade_is_for_a_get_of_http_1_1_without_a_body(self, line: bytes, fields: list[bytes]) -> None:
+    def test_an_upgrade_is_to_websocket_by_a_get_of_http_1_1_without_a_body(
+        self, line: bytes, fields: list[bytes]
+    ) -> None:
         assert head_of(*fields, line=line).upgrade is None
 
 

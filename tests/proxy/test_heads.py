@@ -2,15 +2,23 @@ import re
 
 import pytest
 
+from proxy.listeners import Silent
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
-from sglang_diffusion_routing.proxy.heads import HeadWriter, authority, with_relative_locations, worker_line
-
-from .listeners import Silent
+from sglang_diffusion_routing.proxy.heads import (
+    HeadWriter,
+    authority,
+    version_field,
+    with_relative_locations,
+    worker_line,
+)
 
 pytestmark = pytest.mark.core
+
+
+WORKER = WorkerId("http://w:8000")
 
 
 def head_of(*fields: bytes, line: bytes = b"GET /x?y HTTP/1.1") -> RequestHead:
@@ -195,6 +203,22 @@ def test_a_worker_s_host_field_is_its_authority(worker_id: str, host: bytes) -> 
 
 
 @pytest.mark.parametrize(
+    ("version", "field"),
+    [
+        (None, b"unknown"),
+        ("0", b"0"),
+        ("step 7", b"step 7"),
+        ("a\r\nX: 1", b"a??X: 1"),
+        ("\u00e9", b"\xe9"),
+        ("\u6f22\u5b57", b"??"),
+        ("a\x00\x7fb", b"a??b"),
+    ],
+)
+def test_any_weight_version_fits_into_a_field(version: str | None, field: bytes) -> None:
+    assert version_field(version) == field
+
+
+@pytest.mark.parametrize(
     ("line", "relative"),
     [
         (b"Location: http://w:8000/x?y#z\r\n", b"Location: /x?y#z\r\n"),
@@ -213,12 +237,12 @@ def test_a_worker_s_host_field_is_its_authority(worker_id: str, host: bytes) -> 
     ],
 )
 def test_a_location_that_names_the_worker_becomes_relative(line: bytes, relative: bytes) -> None:
-    assert with_relative_locations([b"A: 1\r\n", line], b"http://w:8000") == [b"A: 1\r\n", relative]
+    assert with_relative_locations([b"A: 1\r\n", line], WORKER) == b"A: 1\r\n" + relative
 
 
 @pytest.mark.parametrize("path", [b"//evil.example/x", b"///evil.example", b"/\\evil.example"])
 def test_a_relative_location_never_names_another_host(path: bytes) -> None:
     """`//host/x` and, for browsers, `/\\host/x` are references to that host (RFC 3986 §4.2)."""
-    [line] = with_relative_locations([b"Location: http://w:8000%b\r\n" % path], b"http://w:8000")
+    line = with_relative_locations([b"Location: http://w:8000%b\r\n" % path], WORKER)
     value = line.removeprefix(b"Location: ").removesuffix(b"\r\n")
     assert value == b"http://w:8000" + path or (value.endswith(path) and not value.startswith((b"//", b"/\\")))
