@@ -520,11 +520,11 @@ class TestDeadlines:
         heard = await listener.hears(1)
         client.pause()
         transport = heard.connection.transport
-        while transport.get_write_buffer_size() < 8 * 2**20:
+        while transport.get_write_buffer_size() < 32 * 2**20:
             heard.connection.write(bytes(2**20))
             await turns(2)
         listener.pass_time(1)
-        for _ in range(4):
+        for _ in range(3):
             waiting = transport.get_write_buffer_size()
             client.resume()
             while transport.get_write_buffer_size() == waiting:
