@@ -8,7 +8,6 @@ import pytest
 from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Failure, WorkerApi, decode, read_capability
 from sglang_diffusion_routing.core.worker import Capability, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
-
 from support.raw_worker import answering, reply, serving
 
 

@@ -1,0 +1,50 @@
+"""A fleet with its effects: real core, real calls, no listener."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sglang_diffusion_routing.control.prober import Prober
+from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.control.sentinel import Sentinels
+from sglang_diffusion_routing.control.worker_api import WorkerApi
+from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.runtime.effects import Effects
+from support.fleet import RecordingFleet
+
+
+@dataclass
+class Runtime:
+    """What stands behind the fleet."""
+
+    fleet: RecordingFleet
+    api: WorkerApi
+    prober: Prober
+    sentinels: Sentinels
+    refitter: Refitter
+    effects: Effects
+
+    def connect(self) -> None:
+        """Carry out commands from now on; until then they are only written down."""
+        self.fleet.run_command = self.effects.run
+
+
+@asynccontextmanager
+async def runtime(call_limit_s: float = 5.0) -> AsyncIterator[Runtime]:
+    async def resolve(url: WorkerUrl) -> list[str]:
+        return [url.host]
+
+    fleet = RecordingFleet()
+    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+        prober = Prober(fleet, api, interval_s=10.0, timeout_s=2.0, rng=random.Random(0))
+        sentinels = Sentinels(fleet.apply, lambda worker_id: 0, connect_timeout_s=2.0)
+        refitter = Refitter(fleet, api, call_limit_s=call_limit_s, max_reply_bytes=4096)
+        effects = Effects(fleet, api, prober, sentinels, refitter, call_limit_s=call_limit_s)
+        try:
+            yield Runtime(fleet, api, prober, sentinels, refitter, effects)
+        finally:
+            for part in (effects, refitter, prober, sentinels):
+                await part.aclose()
