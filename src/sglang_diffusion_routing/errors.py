@@ -58,7 +58,9 @@ class RouterError(Exception):
         """Give the JSON body of the reply, UTF-8."""
         body: dict[str, Fact] = {"error": self.message, "code": self.code}
         body.update(self.facts)
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        # JSON may name half of a surrogate pair, which UTF-8 cannot hold; its backslash form is JSON again.
+        return text.encode(errors="backslashreplace")
 
 
 class BadRequest(RouterError):
