@@ -1,0 +1,56 @@
+"""One router and one worker a module; each test starts with neither knowing of the one before."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.client import Client, Connect
+from support.router import RouterProcess
+from support.worker import ScriptedWorker
+
+
+@pytest.fixture(scope="module")
+def module_worker() -> Iterator[ScriptedWorker]:
+    with ScriptedWorker() as worker:
+        yield worker
+
+
+@pytest.fixture(scope="module")
+def router(module_worker: ScriptedWorker) -> Iterator[RouterProcess]:
+    """No cap and short limits: what waits in the queue is no matter of these tests."""
+    flags = ["--max-concurrency-per-worker", "0", "--client-head-timeout", "2", "--client-body-timeout", "2"]
+    with RouterProcess([module_worker.url], *flags) as router:
+        router.wait_until_healthy(1)
+        yield router
+        assert router.is_running(), router.stderr()
+
+
+@pytest.fixture
+def worker(module_worker: ScriptedWorker) -> Iterator[ScriptedWorker]:
+    """The module's worker; at the end nothing is left over and all it was sent was strict HTTP."""
+    module_worker.handler = None
+    yield module_worker
+    module_worker.handler = None
+    failures, module_worker.failures = module_worker.failures, []
+    unexpected = module_worker.drop_arrivals()
+    module_worker.hang_up()
+    assert (failures, unexpected) == ([], [])
+
+
+@pytest.fixture
+def connect(router: RouterProcess) -> Iterator[Connect]:
+    """Open connections to the router, closed at the end of the test."""
+    clients: list[Client] = []
+
+    def opened() -> Client:
+        clients.append(Client(router.port))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(connect: Connect) -> Client:
+    return connect()

@@ -1,0 +1,61 @@
+"""Two workers behind one router that probes often, all well again before every test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.client import Client, Connect
+from support.router import RouterProcess
+from support.worker import ScriptedFleet
+
+QUICK_PROBES = ("--health-check-interval", "0.2", "--probe-timeout", "1", "--health-check-failure-threshold", "2")
+
+
+@pytest.fixture(scope="module")
+def module_fleet() -> Iterator[ScriptedFleet]:
+    with ScriptedFleet(2) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def module_router(module_fleet: ScriptedFleet) -> Iterator[RouterProcess]:
+    with RouterProcess(module_fleet.urls, *QUICK_PROBES) as router:
+        yield router
+
+
+@pytest.fixture
+def fleet(module_fleet: ScriptedFleet, module_router: RouterProcess) -> Iterator[ScriptedFleet]:
+    """The module's two workers, both listening, healthy and idle."""
+    module_fleet.restore()
+    module_router.wait_until_healthy(2)
+    module_router.wait_until_idle()
+    yield module_fleet
+    unexpected = module_fleet.drop_arrivals()
+    module_fleet.hang_up()
+    assert (module_fleet.take_failures(), unexpected) == ([], [])
+
+
+@pytest.fixture
+def router(fleet: ScriptedFleet, module_router: RouterProcess) -> Iterator[RouterProcess]:
+    """The module's router, which must outlive every test."""
+    yield module_router
+    assert module_router.is_running(), module_router.stderr()
+
+
+@pytest.fixture
+def connect(router: RouterProcess) -> Iterator[Connect]:
+    """Open connections to the router, closed at the end of the test."""
+    clients: list[Client] = []
+
+    def opened() -> Client:
+        clients.append(Client(router.port))
+        return clients[-1]
+
+    yield opened
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(connect: Connect) -> Client:
+    return connect()

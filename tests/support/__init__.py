@@ -1,0 +1,1 @@
+"""What tests over real sockets are made of: a raw client, a worker that the test plays, the router as a process."""
