@@ -57,18 +57,16 @@ class Side:
 
     def pour(self, sock: socket.socket, head: bytes, *, in_chunks: bool = False) -> None:
         """Send a head and a body of `BODY` bytes."""
-        sock.sendall(head)
         frame = chunk(PIECE) if in_chunks else PIECE
         settled = False
-        for _ in range(BODY // len(PIECE)):
-            unsent = memoryview(frame)
+        for part in [head, *([frame] * (BODY // len(PIECE))), b"0\r\n\r\n" if in_chunks else b""]:
+            unsent = memoryview(part)
             while unsent:
                 if not select.select([], [sock], [], None if settled else 0.5)[1]:
                     settled = True
                     self._settled.release()
                     continue
                 unsent = unsent[sock.send(unsent) :]
-        sock.sendall(b"0\r\n\r\n" if in_chunks else b"")
         if not settled:
             # The kernel's buffers took all of it.
             self._settled.release()
