@@ -16,7 +16,11 @@ def refusal(model: type[BaseModel], fields: dict[str, object]) -> tuple[str, obj
 @pytest.mark.parametrize(
     ("fields", "message", "field"),
     [
-        ({}, "the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels", "body"),
+        (
+            {},
+            "the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels",
+            "body",
+        ),
         ({"is_dead": "true"}, "'is_dead' must be true or false", "is_dead"),
         ({"is_dead": 1}, "'is_dead' must be true or false", "is_dead"),
         ({"is_dead": None}, "'is_dead' must not be null", "is_dead"),
