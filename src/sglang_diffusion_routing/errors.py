@@ -538,6 +538,8 @@ class TooManyRefits(RouterError):
 
 
 class TooManyWorkers(RouterError):
+    """Each registered worker costs a connection and a probe every few seconds, so there is an end to them."""
+
     code = "too_many_workers"
     http_status = 409
     source = Source.CLIENT

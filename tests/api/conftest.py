@@ -1,8 +1,12 @@
-"""Workers in threads, shared by the tests of a module, and a router of its own for every test."""
+"""Workers in threads, shared by the tests of a module; a router for every test, or one for those that change nothing.
+
+A test that uses a `shared` router runs on the loop of its module: `@pytest.mark.asyncio(loop_scope="module")`.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
@@ -46,4 +50,18 @@ async def router(image_worker: SimInThread) -> AsyncIterator[RunningRouter]:
 async def slow_router(slow_worker: SimInThread) -> AsyncIterator[RunningRouter]:
     """A router with one slow worker."""
     async with running(slow_worker.url) as router:
+        yield router
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_empty() -> AsyncIterator[RunningRouter]:
+    """A router without workers, for requests that it refuses."""
+    async with running() as router:
+        yield router
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_router(image_worker: SimInThread) -> AsyncIterator[RunningRouter]:
+    """A router with one image worker, for requests that it refuses."""
+    async with running(image_worker.url) as router:
         yield router

@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -75,8 +75,12 @@ async def test_no_body_is_made_up_for_where_workers_need_one(plane: ControlPlane
 async def test_a_body_that_breaks_off_leaves_nothing_behind(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed: list[Any] = []
-    monkeypatch.setattr(Spool, "close", lambda spool: closed.append(spool))
+    closed: list[Spool] = []
+
+    def close(spool: Spool) -> None:
+        closed.append(spool)
+
+    monkeypatch.setattr(Spool, "close", close)
 
     async def broken() -> None:
         raise ConnectionResetError

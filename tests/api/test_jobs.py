@@ -114,6 +114,7 @@ async def test_no_worker_is_503_and_no_answer_is_502(empty: RunningRouter) -> No
         assert (status, error["code"], error["asked"]) == (502, "no_worker_answered", 1)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -129,6 +130,6 @@ async def test_no_worker_is_503_and_no_answer_is_502(empty: RunningRouter) -> No
         ("limit=2&limit=3", "limit"),
     ],
 )
-async def test_a_wrong_query_is_refused(router: RunningRouter, query: str, field: str) -> None:
-    status, error = await router.get(f"/v1/videos?{query}")
+async def test_a_wrong_query_is_refused(shared_router: RunningRouter, query: str, field: str) -> None:
+    status, error = await shared_router.get(f"/v1/videos?{query}")
     assert (status, error["code"], error["field"]) == (400, "invalid_field", field)

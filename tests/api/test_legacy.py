@@ -36,6 +36,7 @@ async def test_a_busy_worker_drains(slow_router: RunningRouter, slow_worker: Sim
     assert await slow_router.get("/list_workers") == (200, {"urls": []})
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [
@@ -49,8 +50,8 @@ async def test_a_busy_worker_drains(slow_router: RunningRouter, slow_worker: Sim
     ],
 )
 async def test_wrong_calls_are_refused(
-    router: RunningRouter, image_worker: SimInThread, path: str, body: object, status: int, code: str
+    shared_router: RunningRouter, image_worker: SimInThread, path: str, body: object, status: int, code: str
 ) -> None:
-    answer, error = await router.post(path, body)
+    answer, error = await shared_router.post(path, body)
     assert (answer, error["code"]) == (status, code)
-    assert await router.get("/list_workers") == (200, {"urls": [image_worker.url]})
+    assert await shared_router.get("/list_workers") == (200, {"urls": [image_worker.url]})

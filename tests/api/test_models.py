@@ -14,15 +14,17 @@ async def test_models_are_merged_and_each_is_there_once(image_worker: SimInThrea
             assert body["data"][1]["task_type"] == "T2V"
 
 
-async def test_one_model_is_found_by_its_id_with_its_slashes(router: RunningRouter) -> None:
-    status, body = await router.get("/v1/models/sim/stable-diffusion-3-medium")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_one_model_is_found_by_its_id_with_its_slashes(shared_router: RunningRouter) -> None:
+    status, body = await shared_router.get("/v1/models/sim/stable-diffusion-3-medium")
     assert (status, body["id"], body["task_type"]) == (200, "sim/stable-diffusion-3-medium", "T2I")
-    status, encoded = await router.get("/v1/models/sim%2Fstable-diffusion-3-medium")
+    status, encoded = await shared_router.get("/v1/models/sim%2Fstable-diffusion-3-medium")
     assert (status, encoded) == (200, body)
 
 
-async def test_an_unknown_model_is_404(router: RunningRouter) -> None:
-    assert await router.get("/v1/models/nobody") == (
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_unknown_model_is_404(shared_router: RunningRouter) -> None:
+    assert await shared_router.get("/v1/models/nobody") == (
         404,
         {"error": "no worker serves the model 'nobody'", "code": "unknown_model", "model": "nobody"},
     )

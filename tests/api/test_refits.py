@@ -202,6 +202,7 @@ async def test_a_lora_is_a_transaction_too(fleet: RunningRouter) -> None:
     assert [row["worker_url"] for row in body["results"]] == list(await fleet.statuses())
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("route", "query", "body", "code", "field"),
     [
@@ -224,11 +225,17 @@ async def test_a_lora_is_a_transaction_too(fleet: RunningRouter) -> None:
     ],
 )
 async def test_a_wrong_refit_is_refused_before_any_worker_is_fenced(
-    router: RunningRouter, image_worker: SimInThread, route: str, query: str, body: bytes, code: str, field: str | None
+    shared_router: RunningRouter,
+    image_worker: SimInThread,
+    route: str,
+    query: str,
+    body: bytes,
+    code: str,
+    field: str | None,
 ) -> None:
-    status, error = await router.ask("POST", route + query, content=body)
+    status, error = await shared_router.ask("POST", route + query, content=body)
     assert (status, error["code"], error.get("field")) == (400, code, field)
-    worker = await router.worker(image_worker.url)
+    worker = await shared_router.worker(image_worker.url)
     assert (worker["status"], worker["weight_version"]) == ("active", "0")
 
 
@@ -236,6 +243,7 @@ async def test_drain_is_the_mode_there_is(fleet: RunningRouter) -> None:
     assert (await fleet.post(DISK + "?mode=drain", {"model_path": "sim/a"}))[1]["success"] is True
 
 
-async def test_without_workers_a_refit_is_503(empty: RunningRouter) -> None:
-    status, error = await empty.post(DISK, {"model_path": "x"})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_without_workers_a_refit_is_503(shared_empty: RunningRouter) -> None:
+    status, error = await shared_empty.post(DISK, {"model_path": "x"})
     assert (status, error["code"]) == (503, "no_eligible_worker")

@@ -240,6 +240,7 @@ async def test_checksums_are_asked_asleep_too_and_compared(image_worker: SimInTh
             assert [list(row["body"]) for row in body["results"]] == [["transformer"], ["transformer"]]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     "path",
     [
@@ -250,10 +251,11 @@ async def test_checksums_are_asked_asleep_too_and_compared(image_worker: SimInTh
         "/anything?selector=all",
     ],
 )
-async def test_without_workers_a_fan_out_is_503(empty: RunningRouter, path: str) -> None:
-    assert await empty.post(path) == (503, {**NOBODY, "by_status": {}})
+async def test_without_workers_a_fan_out_is_503(shared_empty: RunningRouter, path: str) -> None:
+    assert await shared_empty.post(path) == (503, {**NOBODY, "by_status": {}})
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("query", "status", "code"),
     [
@@ -269,16 +271,17 @@ async def test_without_workers_a_fan_out_is_503(empty: RunningRouter, path: str)
 )
 @pytest.mark.parametrize("path", ["/release_memory_occupation", "/resume_memory_occupation", "/get_weights_checksum"])
 async def test_a_wrong_parameter_is_refused_and_no_worker_is_touched(
-    router: RunningRouter, image_worker: SimInThread, path: str, query: str, status: int, code: str
+    shared_router: RunningRouter, image_worker: SimInThread, path: str, query: str, status: int, code: str
 ) -> None:
-    answer, error = await router.post(f"{path}?{query}")
+    answer, error = await shared_router.post(f"{path}?{query}")
     assert (answer, error["code"]) == (status, code)
-    assert (await router.worker(image_worker.url))["status"] == "active"
+    assert (await shared_router.worker(image_worker.url))["status"] == "active"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("path", ["/reset_weights", "/v1/load_lora_adapter", "/x/release_memory_occupation/y"])
-async def test_a_state_changing_route_that_is_not_known_goes_to_nobody(router: RunningRouter, path: str) -> None:
-    status, error = await router.post(path)
+async def test_a_state_changing_route_that_is_not_known_goes_to_nobody(shared_router: RunningRouter, path: str) -> None:
+    status, error = await shared_router.post(path)
     assert (status, error["code"], error["path"]) == (501, "fleet_route_unknown", path)
     assert "?selector=" in error["error"]
 
@@ -313,7 +316,8 @@ async def test_aborted_work_gets_499(router: RunningRouter) -> None:
     assert (status, error["code"]) == (499, "aborted")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("body", [b"{}", b'{"all":false}', b'{"rid":"x"}', b'{"all":true,"group":"x"}', b"[]", b"{"])
-async def test_a_wrong_abort_drops_nothing(router: RunningRouter, body: bytes) -> None:
-    status, _ = await router.ask("POST", "/abort_request", content=body)
+async def test_a_wrong_abort_drops_nothing(shared_router: RunningRouter, body: bytes) -> None:
+    status, _ = await shared_router.ask("POST", "/abort_request", content=body)
     assert status == 400

@@ -97,13 +97,15 @@ async def test_readiness_says_whether_work_would_be_taken(router: RunningRouter)
     assert await router.get("/readiness") == (200, {"status": "ready"})
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("path", ["/health", "/liveness", "/metrics", "/workers", "/openapi.json"])
-async def test_head_has_the_fields_of_get_and_no_body(router: RunningRouter, path: str) -> None:
-    got, head = await router.client.get(path), await router.client.head(path)
+async def test_head_has_the_fields_of_get_and_no_body(shared_router: RunningRouter, path: str) -> None:
+    got, head = await shared_router.client.get(path), await shared_router.client.head(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
@@ -115,9 +117,9 @@ async def test_head_has_the_fields_of_get_and_no_body(router: RunningRouter, pat
     ],
 )
 async def test_a_wrong_method_is_405_with_the_right_ones(
-    empty: RunningRouter, method: str, path: str, allow: str
+    shared_empty: RunningRouter, method: str, path: str, allow: str
 ) -> None:
-    response = await empty.client.request(method, path)
+    response = await shared_empty.client.request(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allow)
     assert response.json() == {
         "error": f"method {method} is not allowed here",
@@ -126,15 +128,17 @@ async def test_a_wrong_method_is_405_with_the_right_ones(
     }
 
 
-async def test_an_unknown_control_path_is_404_in_the_routers_shape(empty: RunningRouter) -> None:
-    assert await empty.get("/leases") == (
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_unknown_control_path_is_404_in_the_routers_shape(shared_empty: RunningRouter) -> None:
+    assert await shared_empty.get("/leases") == (
         404,
         {"error": "the router has no route /leases", "code": "route_not_found", "path": "/leases"},
     )
 
 
-async def test_replies_carry_one_date_and_no_server(empty: RunningRouter) -> None:
-    response = await empty.client.get("/liveness")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_replies_carry_one_date_and_no_server(shared_empty: RunningRouter) -> None:
+    response = await shared_empty.client.get("/liveness")
     assert len(response.headers.get_list("date")) == 1
     assert response.headers.get_list("server") == []
 

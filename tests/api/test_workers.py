@@ -71,31 +71,37 @@ async def test_an_unreachable_worker_is_registered_and_joins_when_it_answers(emp
         await empty.until_status(url, "active")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("times", [0, 1, 2])
 async def test_a_worker_is_found_however_often_its_url_is_encoded(
-    router: RunningRouter, image_worker: SimInThread, times: int
+    shared_router: RunningRouter, image_worker: SimInThread, times: int
 ) -> None:
     name = image_worker.url
     for _ in range(times):
         name = once(name)
-    status, body = await router.get(f"/workers/{name}")
+    status, body = await shared_router.get(f"/workers/{name}")
     assert (status, body["worker"]["url"]) == (200, image_worker.url)
 
 
-async def test_a_workers_url_may_be_spelt_otherwise(router: RunningRouter, image_worker: SimInThread) -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_workers_url_may_be_spelt_otherwise(shared_router: RunningRouter, image_worker: SimInThread) -> None:
     name = once(image_worker.url.upper().replace("HTTP", "HTTP") + "/")
-    assert (await router.get(f"/workers/{name}"))[0] == 200
+    assert (await shared_router.get(f"/workers/{name}"))[0] == 200
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     "name", ["nobody", "http%3A%2F%2F127.0.0.1%3A1", "%ff%fe", "%25252525", "http://127.0.0.1:1/x"]
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_an_unknown_worker_is_404(empty: RunningRouter, method: str, name: str) -> None:
-    status, body = await empty.ask(method, f"/workers/{name}", json={"is_dead": True} if method == "PUT" else None)
+async def test_an_unknown_worker_is_404(shared_empty: RunningRouter, method: str, name: str) -> None:
+    status, body = await shared_empty.ask(
+        method, f"/workers/{name}", json={"is_dead": True} if method == "PUT" else None
+    )
     assert (status, body["code"]) == (404, "unknown_worker")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("body", "code", "field"),
     [
@@ -124,29 +130,32 @@ async def test_an_unknown_worker_is_404(empty: RunningRouter, method: str, name:
     ],
 )
 async def test_a_wrong_registration_is_refused_and_changes_nothing(
-    empty: RunningRouter, body: bytes, code: str, field: str | None
+    shared_empty: RunningRouter, body: bytes, code: str, field: str | None
 ) -> None:
-    status, error = await empty.ask("POST", "/workers", content=body)
+    status, error = await shared_empty.ask("POST", "/workers", content=body)
     assert (status, error["code"], error.get("field")) == (400, code, field)
     assert error["error"]
     assert "secret" not in str(error)
-    assert await empty.get("/workers") == (200, {"workers": []})
+    assert await shared_empty.get("/workers") == (200, {"workers": []})
 
 
-async def test_a_long_body_is_refused(empty: RunningRouter) -> None:
-    status, error = await empty.ask("POST", "/workers", content=b" " * 65_537)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_long_body_is_refused(shared_empty: RunningRouter) -> None:
+    status, error = await shared_empty.ask("POST", "/workers", content=b" " * 65_537)
     assert (status, error["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("query", ["uri=http://127.0.0.1:1", "url=http://127.0.0.1:1&worker_url=http://127.0.0.1:2"])
-async def test_a_wrong_query_is_refused(empty: RunningRouter, query: str) -> None:
-    status, error = await empty.ask("POST", f"/workers?{query}")
+async def test_a_wrong_query_is_refused(shared_empty: RunningRouter, query: str) -> None:
+    status, error = await shared_empty.ask("POST", f"/workers?{query}")
     assert (status, error["code"]) == (400, "invalid_field")
-    assert await empty.get("/workers") == (200, {"workers": []})
+    assert await shared_empty.get("/workers") == (200, {"workers": []})
 
 
-async def test_query_and_body_that_name_different_workers_are_refused(empty: RunningRouter) -> None:
-    status, error = await empty.post("/workers?url=http://127.0.0.1:1", {"url": "http://127.0.0.1:2"})
+@pytest.mark.asyncio(loop_scope="module")
+async def test_query_and_body_that_name_different_workers_are_refused(shared_empty: RunningRouter) -> None:
+    status, error = await shared_empty.post("/workers?url=http://127.0.0.1:1", {"url": "http://127.0.0.1:2"})
     assert (status, error["field"]) == (400, "url")
 
 
@@ -194,11 +203,14 @@ async def test_force_removes_a_busy_worker_now(slow_router: RunningRouter, slow_
     assert (await work)[0] in {502, 503}
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("query", ["force=maybe", "forse=true", "force=true&force=false"])
-async def test_a_wrong_removal_changes_nothing(router: RunningRouter, image_worker: SimInThread, query: str) -> None:
-    status, error = await router.ask("DELETE", f"/workers/{once(image_worker.url)}?{query}")
+async def test_a_wrong_removal_changes_nothing(
+    shared_router: RunningRouter, image_worker: SimInThread, query: str
+) -> None:
+    status, error = await shared_router.ask("DELETE", f"/workers/{once(image_worker.url)}?{query}")
     assert (status, error["code"]) == (400, "invalid_field")
-    assert await router.statuses() == {image_worker.url: "active"}
+    assert await shared_router.statuses() == {image_worker.url: "active"}
 
 
 async def test_an_operators_quarantine_stays_until_it_is_lifted(
@@ -261,15 +273,16 @@ async def test_a_worker_is_asked_again_what_it_makes(empty: RunningRouter) -> No
     assert (body["worker"]["task_types"], body["worker"]["video_support"]) == (["T2V"], True)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"is_dead":"yes"}', b'{"state":"gone"}', b'{"paint":"red"}', b"[]"])
 async def test_a_wrong_change_is_refused_and_changes_nothing(
-    router: RunningRouter, image_worker: SimInThread, body: bytes
+    shared_router: RunningRouter, image_worker: SimInThread, body: bytes
 ) -> None:
-    before = await router.get("/workers")
-    status, error = await router.ask("PUT", f"/workers/{once(image_worker.url)}", content=body)
+    before = await shared_router.get("/workers")
+    status, error = await shared_router.ask("PUT", f"/workers/{once(image_worker.url)}", content=body)
     assert status == 400
     assert error["code"] in {"invalid_field", "invalid_json"}
-    assert await router.get("/workers") == before
+    assert await shared_router.get("/workers") == before
 
 
 async def test_workers_are_listed_in_the_order_of_registration(empty: RunningRouter) -> None:

@@ -57,15 +57,12 @@ class Answer:
 
     status_code: the worker's status, 502 when the call was lost.
     body: decoded JSON, `{"raw": text}` for anything else, `{"error": why}` when the call was lost.
-    content: the reply's body as it came, empty when the call was lost.
     failure: why the call was lost, None when it was not.
     """
 
     ended: Ended
     status_code: int
     body: object
-    content: bytes = b""
-    content_type: str = ""
     failure: Failure | None = None
 
     @property
@@ -185,13 +182,7 @@ class WorkerApi:
             await response.aclose()
         body = None if call.head_only else await decode(bytes(content))
         refused = response.status_code > 299 or (isinstance(body, dict) and body.get("success") is False)
-        return Answer(
-            ended=Ended.REFUSED if refused else Ended.SUCCEEDED,
-            status_code=response.status_code,
-            body=body,
-            content=bytes(content),
-            content_type=response.headers.get("content-type", ""),
-        )
+        return Answer(Ended.REFUSED if refused else Ended.SUCCEEDED, response.status_code, body)
 
     async def health(self, url: WorkerUrl, timeout_s: float) -> Answer:
         """Ask `GET /health`: 200 when it serves, 503 while it warms up or when its scheduler has died."""
@@ -213,7 +204,7 @@ class WorkerApi:
         except BrokenReply as error:
             return _lost(Failure.BROKEN, str(error))
         ended = Ended.SUCCEEDED if status == 200 else Ended.REFUSED
-        return Answer(ended, status, _decode(content), content)
+        return Answer(ended, status, _decode(content))
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
