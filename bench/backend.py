@@ -26,7 +26,14 @@ def small(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-SMALL = small(b'{"created":1,"data":[{"url":"/v1/images/0/content"}]}')
+# What SGLang-Diffusion 0.5.23 answers when asked for a URL, without its file path.
+IMAGE_ID = "d91a4652-f9bc-4d25-8bf1-43fc9bf2e15a"
+SMALL = small(
+    (
+        f'{{"id":"{IMAGE_ID}","created":1795219867,"data":[{{"b64_json":null,"url":"/v1/images/{IMAGE_ID}/content",'
+        '"revised_prompt":"a cat","resize":null}],"peak_memory_mb":null,"inference_time_s":0.0628,"usage":null}'
+    ).encode()
+)
 BY_PATH = {b"/v1/models": small(MODELS), b"/server_info": small(INFO), b"/get_model_info": small(INFO)}
 
 
