@@ -8,7 +8,7 @@ from typing import BinaryIO, Self
 
 from sglang_diffusion_routing.errors import BodyTooLarge, NoDiskSpace
 
-IN_MEMORY_BYTES = 1024 * 1024
+IN_MEMORY_BYTES = 64 * 1024
 LIMIT_BYTES = 64 * 2**30
 """The largest checkpoints in use are some tens of GB; this bounds a runaway upload, the disk bounds the rest."""
 
