@@ -19,12 +19,13 @@ Written = Callable[[], str]
 @pytest.fixture
 def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     """Read what came out on standard error, and put the logging of the process back as it was."""
-    root = logging.getLogger()
-    before = (root.level, list(root.handlers))
+    loggers = [logging.getLogger(name) for name in (None, *logs.QUIET)]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda: capsys.readouterr().err
     structlog.reset_defaults()
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 def lines(stderr: Written) -> list[dict[str, Any]]:

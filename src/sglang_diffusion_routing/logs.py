@@ -16,6 +16,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 REDACTED = "[redacted]"
 _PACKAGE = __name__.removesuffix("logs")
 TEXT_MAX_CHARS = 2_000
+QUIET = ("asyncio", "httpcore2", "httpx2", "uvicorn")
+"""Libraries that are heard from `warning` on: what they say of each request, the router's own events say better."""
 
 # Facts whose values stay out of every log, by the last word of their name: "x-api-key", "prompts"; not "prompt_count".
 _SECRET_NAME = re.compile(
@@ -56,8 +58,7 @@ def configure(*, level: str, as_json: bool) -> None:
             "formatters": {"line": line},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": level.upper()},
-            # What libraries say about each request says nothing that the router's own events do not.
-            "loggers": {name: {"level": "WARNING"} for name in ("asyncio", "httpcore2", "httpx2", "uvicorn")},
+            "loggers": {name: {"level": "WARNING"} for name in QUIET},
         }
     )
 
