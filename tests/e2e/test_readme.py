@@ -48,3 +48,11 @@ def test_the_loop_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_every_file_that_a_page_links_to_is_there(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    package = ROOT / "src" / "sglang_diffusion_routing"
+    named = re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+\.py)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not ((package / name).exists() or (ROOT / name).exists())] == []
