@@ -358,6 +358,24 @@ class TestEnd:
         client.half_close()
         await eventually(lambda: heard.events == ["gone"])
 
+    @pytest.mark.parametrize("how", ["close", "reset"])
+    async def test_a_client_that_leaves_while_nothing_is_read_from_it_is_noticed(
+        self, listener: Listener, how: str
+    ) -> None:
+        client = await listener.connect()
+        await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nhello")
+        heard = await listener.hears(1)
+        heard.connection.pause_body()
+        listener.pass_time(1)
+        assert heard.events == []
+        if how == "close":
+            await client.close()
+        else:
+            client.reset()
+        await turns()
+        listener.pass_time(1)
+        await eventually(lambda: heard.events == ["gone"])
+
     async def test_an_abort_is_no_clean_end(self, listener: Listener) -> None:
         client = await listener.connect()
         await client.send(GET % 1)

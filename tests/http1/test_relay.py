@@ -1,0 +1,767 @@
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from http1.peers import FakeWorker, Peer, eventually, fake_worker, turns
+from http1.relaying import REPLAY_MAX_BYTES, Relay, Told, relaying
+from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
+from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.upstream import UpstreamConnection
+
+pytestmark = pytest.mark.loopback
+
+GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+CHUNKED_POST = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+OK_RELAYED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Relay: 1\r\n\r\nok"
+CHUNKS = b"2;a=b\r\nok\r\n00\r\nX-Sum: 1\r\n\r\n"
+MEBI = 2**20
+
+
+@pytest.fixture
+async def relay(worker: FakeWorker) -> AsyncIterator[Relay]:
+    async with relaying(worker) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeWorker]:
+    async with fake_worker() as other:
+        yield other
+
+
+@pytest.fixture
+async def pair(worker: FakeWorker, other: FakeWorker) -> AsyncIterator[Relay]:
+    async with relaying(worker, other) as relay:
+        yield relay
+
+
+class Under:
+    """One request under way: the client that sent it, the worker that has it, and the exchange between."""
+
+    def __init__(self, client: Peer, peer: Peer, exchange: Told, head: bytes) -> None:
+        self.client = client
+        self.peer = peer
+        self.exchange = exchange
+        self.head = head
+
+
+async def under_way(relay: Relay, request: bytes = GET, *, worker: int = 0, receive_buffer: int | None = None) -> Under:
+    """Send a request and let it come to the worker, up to the end of its head."""
+    client = await relay.listener.connect(receive_buffer=receive_buffer)
+    await client.send(request)
+    peer = await relay.workers[worker].accept()
+    head = await peer.read_head()
+    return Under(client, peer, relay.exchanges[-1], head)
+
+
+async def error_code(client: Peer) -> tuple[int, str]:
+    """Read an error reply of the router: its status and code."""
+    head = await client.read_head()
+    length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+    return int(head.split()[1]), json.loads(await client.read(length))["code"]
+
+
+class CrampedPool(Upstreams):
+    """Its connections have a send buffer of the smallest size."""
+
+    def open(
+        self,
+        worker_id: WorkerId,
+        url: WorkerUrl | str,
+        on_open: Callable[[UpstreamConnection], None],
+        on_failure: Callable[[ConnectFailed], None],
+    ) -> asyncio.Task[None]:
+        def cramped(connection: UpstreamConnection) -> None:
+            sock = connection.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            on_open(connection)
+
+        return super().open(worker_id, url, cramped, on_failure)
+
+
+class TestBytes:
+    @pytest.mark.parametrize(
+        ("request_", "body"),
+        [
+            (GET, b""),
+            (POST % 5, b"hello"),
+            (POST % 0, b""),
+            (
+                b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"5;x\r\nhello\r\n0\r\nX: 1\r\n\r\n",
+            ),
+        ],
+    )
+    async def test_a_request_and_its_reply_pass_unchanged_and_the_connection_is_kept(
+        self, relay: Relay, request_: bytes, body: bytes
+    ) -> None:
+        client = await relay.listener.connect()
+        peer = None
+        for _ in range(3):
+            await client.send(request_ + body)
+            peer = peer or await relay.workers[0].accept()
+            head = await peer.read_head()
+            assert head == request_.replace(b"Host: a\r\n", b"")
+            assert await peer.read(len(body)) == body
+            await peer.send(OK)
+            assert await client.read(len(OK_RELAYED)) == OK_RELAYED
+        assert [await exchange.ended() for exchange in relay.exchanges] == [[("body",), ("end", True, 200)]] * 3
+        assert relay.open_connections() == [1]
+
+    @pytest.mark.parametrize(
+        ("reply", "relayed"),
+        [
+            (
+                b"HTTP/1.1 200 Fine\r\ndate: D\r\nX: 1\r\nx: 2\r\nContent-Length: 0\r\n\r\n",
+                b"HTTP/1.1 200 Fine\r\ndate: D\r\nX: 1\r\nx: 2\r\nContent-Length: 0\r\nX-Relay: 1\r\n\r\n",
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+                b"HTTP/1.1 200 OK\r\nX-Relay: 1\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+            ),
+            (b"HTTP/1.1 204 None\r\n\r\n", b"HTTP/1.1 204 None\r\nX-Relay: 1\r\n\r\n"),
+            (
+                b"HTTP/1.1 204 None\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"HTTP/1.1 204 None\r\nX-Relay: 1\r\n\r\n",
+            ),
+            (
+                b"HTTP/1.1 304 Same\r\nContent-Length: 9\r\n\r\n",
+                b"HTTP/1.1 304 Same\r\nContent-Length: 9\r\nX-Relay: 1\r\n\r\n",
+            ),
+            (
+                b"HTTP/1.1 404 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno",
+                b"HTTP/1.1 404 No\r\nContent-Length: 2\r\nX-Relay: 1\r\n\r\nno",
+            ),
+            (
+                b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Relay: 1\r\n\r\nok",
+            ),
+        ],
+    )
+    async def test_a_reply_is_relayed_in_any_two_pieces(self, relay: Relay, reply: bytes, relayed: bytes) -> None:
+        client = await relay.listener.connect()
+        for cut in range(1, len(reply) + 1):
+            relay.upstreams.abort_all()
+            await eventually(lambda: relay.open_connections() == [0])
+            await client.send(GET)
+            peer = await relay.workers[0].accept()
+            await peer.read_head()
+            await peer.send(*filter(None, (reply[:cut], reply[cut:])))
+            assert await client.read(len(relayed)) == relayed
+            await relay.exchanges[-1].ended()
+        await client.send(b"GET /x HTTP/1.1\r\n\r\n")
+        assert (await client.read_head()).startswith(b"HTTP/1.1 400 ")
+
+    async def test_a_reply_to_head_ends_with_its_head(self, relay: Relay) -> None:
+        client = await relay.listener.connect()
+        peer = None
+        for framing in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
+            await client.send(b"HEAD /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            peer = peer or await relay.workers[0].accept()
+            await peer.read_head()
+            await peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n")
+            assert framing in await client.read_head()
+        assert relay.open_connections() == [1]
+
+    async def test_a_body_that_ends_with_the_connection_becomes_chunks(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello", b" world, this is long enough")
+        await under.peer.close()
+        head = b"HTTP/1.1 200 OK\r\nX-Relay: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert await under.client.read(len(head)) == head
+        chunks = b""
+        while not chunks.endswith(b"0\r\n\r\n"):
+            chunks += await under.client.read_some()
+        pieces = chunks.split(b"\r\n")
+        assert b"".join(pieces[1:-3:2]) == b"hello world, this is long enough"
+        assert [int(size, 16) for size in pieces[:-3:2]] == [len(piece) for piece in pieces[1:-3:2]]
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    async def test_a_client_may_reuse_its_connection_after_that(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        await under.peer.close()
+        assert b"chunked" in await under.client.read_head()
+        assert await under.client.read(5) == b"0\r\n\r\n"
+        await under.client.send(GET)
+        peer = await relay.workers[0].accept()
+        await peer.read_head()
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    @pytest.mark.parametrize("close", [False, True])
+    async def test_a_client_s_wish_to_close_is_met_and_told(self, relay: Relay, close: bool) -> None:
+        under = await under_way(relay, GET.replace(b"Host", b"Connection: close\r\nHost") if close else GET)
+        await under.peer.send(OK)
+        head = await under.client.read_head()
+        assert (b"Connection: close\r\n" in head) == close
+        assert await under.client.read(2) == b"ok"
+        if close:
+            assert await under.client.read_to_end() == b""
+        assert relay.open_connections() == [1]
+
+
+class TestHttp10:
+    HEAD = b"GET /x HTTP/1.0\r\n\r\n"
+
+    async def test_chunks_are_decoded_and_the_connection_ends_the_body(self, relay: Relay) -> None:
+        under = await under_way(relay, self.HEAD)
+        await under.peer.send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n", b"3\r\nllo\r\n0\r\nX: 1\r\n\r\n"
+        )
+        raw = await under.client.read_to_end()
+        assert raw == b"HTTP/1.1 200 OK\r\nX-Relay: 1\r\nConnection: close\r\n\r\nhello"
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    async def test_a_body_that_ends_with_the_connection_stays_so(self, relay: Relay) -> None:
+        under = await under_way(relay, self.HEAD)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await under.peer.close()
+        raw = await under.client.read_to_end()
+        assert raw == b"HTTP/1.1 200 OK\r\nX-Relay: 1\r\nConnection: close\r\n\r\nhello"
+
+    async def test_a_body_that_is_cut_short_is_not_ended_well(self, relay: Relay) -> None:
+        under = await under_way(relay, self.HEAD)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n")
+        await under.client.read_head()
+        await under.peer.close()
+        assert await under.client.is_cut()
+
+    async def test_it_may_keep_its_connection(self, relay: Relay) -> None:
+        client = await relay.listener.connect()
+        peer = None
+        for _ in range(2):
+            await client.send(b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            peer = peer or await relay.workers[0].accept()
+            await peer.read_head()
+            await peer.send(OK)
+            assert await client.read_head() == (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Relay: 1\r\nConnection: keep-alive\r\n\r\n"
+            )
+            assert await client.read(2) == b"ok"
+
+    async def test_it_sees_no_interim_reply(self, relay: Relay) -> None:
+        under = await under_way(relay, self.HEAD)
+        await under.peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK)
+        assert (await under.client.read_to_end()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+class TestInterim:
+    EXPECTING = b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+
+    async def test_a_100_passes_to_who_waits_for_it(self, relay: Relay) -> None:
+        under = await under_way(relay, self.EXPECTING)
+        assert b"Expect: 100-continue\r\n" in under.head
+        await under.peer.send(b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\n")
+        assert await under.client.read_head() == b"HTTP/1.1 100 Continue\r\nX: 1\r\n\r\n"
+        await under.client.send(b"hello")
+        assert await under.peer.read(5) == b"hello"
+        await under.peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_a_refusal_instead_of_a_100_is_the_connection_s_last_reply(self, relay: Relay) -> None:
+        under = await under_way(relay, self.EXPECTING)
+        await under.peer.send(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+        assert b"Connection: close\r\n" in await under.client.read_head()
+        assert await under.client.read_to_end() == b""
+        assert await under.peer.is_cut() in {True, False}
+        assert relay.open_connections() == [0]
+
+    @pytest.mark.parametrize("request_", [GET, POST % 2 + b"hi", EXPECTING + b"hello"])
+    async def test_a_stray_100_ends_here(self, relay: Relay, request_: bytes) -> None:
+        under = await under_way(relay, request_)
+        await turns()
+        await under.peer.send(b"HTTP/1.1 100 Continue\r\n\r\n", OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_other_interim_replies_pass_in_order(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+        await under.peer.send(hints + OK)
+        assert await under.client.read(len(hints + OK_RELAYED)) == hints + OK_RELAYED
+
+    async def test_a_switch_of_protocols_that_nobody_asked_for_is_an_error(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+        assert await error_code(under.client) == (502, "bad_upstream_reply")
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert relay.open_connections() == [0]
+
+
+class TestEarlyReply:
+    async def test_a_reply_before_the_request_is_whole_ends_both_connections(self, relay: Relay) -> None:
+        under = await under_way(relay, POST % 10 + b"hello")
+        await under.peer.send(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno")
+        assert b"Connection: close\r\n" in await under.client.read_head()
+        assert await under.client.read_to_end() == b"no"
+        assert await under.exchange.ended() == [("body",), ("end", True, 413)]
+        await eventually(lambda: relay.open_connections() == [0])
+
+    async def test_a_request_that_is_whole_by_the_end_of_the_reply_leaves_the_worker_s_connection(
+        self, relay: Relay
+    ) -> None:
+        under = await under_way(relay, POST % 10 + b"hello")
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfi")
+        await under.client.read_head()
+        await under.client.send(b"world")
+        assert await under.peer.read(10) == b"helloworld"
+        await under.peer.send(b"ne")
+        assert await under.client.read_to_end() == b"fine"
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+        assert relay.open_connections() == [1]
+
+
+class TestBackPressure:
+    """What the kernels hold on a loopback connection is a few mebibytes at most; the router adds half of one."""
+
+    MOST = 16 * MEBI
+
+    async def test_an_upload_waits_for_a_slow_worker(self) -> None:
+        async with fake_worker() as slow, relaying(slow) as relay:
+            client = await relay.listener.connect()
+            size = 32 * MEBI
+            client.writer.write(POST % size + bytes(size))
+            peer = await slow.accept()
+            peer.pause()
+            await eventually(lambda: relay.exchanges[0].upstream)
+            await turns(400)
+            assert client.writer.transport.get_write_buffer_size() > size - self.MOST
+            peer.resume()
+            await peer.read_head()
+            assert await peer.read(size) == bytes(size)
+            await peer.send(OK)
+            assert await client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_an_upload_waits_for_a_worker_that_is_slow_from_the_first_byte(self) -> None:
+        """What was read ahead fills the new connection at once; what follows must still wait."""
+        async with fake_worker(receive_buffer=2304) as slow, relaying(slow, pool=CrampedPool) as relay:
+            client = await relay.listener.connect()
+            size = 32 * MEBI
+            client.writer.write(POST % size + bytes(size))
+            peer = await slow.accept()
+            peer.pause()
+            await eventually(lambda: relay.exchanges[0].upstream)
+            await turns(400)
+            assert client.writer.transport.get_write_buffer_size() > size - self.MOST
+
+    async def test_only_a_little_of_a_body_is_read_before_a_worker_is_there(self) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            # Its line is full, so that connecting takes for ever.
+            full = FakeWorker()
+            full.stop()
+            full.url = WorkerUrl("http", "127.0.0.1", listener.getsockname()[1])
+            with socket.create_connection(listener.getsockname()):
+                async with relaying(full) as relay:
+                    client = await relay.listener.connect()
+                    size = 32 * MEBI
+                    client.writer.write(POST % size + bytes(size))
+                    await eventually(lambda: relay.exchanges)
+                    await turns(200)
+                    assert client.writer.transport.get_write_buffer_size() > size - self.MOST
+                    assert 65536 <= sum(map(len, relay.exchanges[0].kept_spans)) <= MEBI
+                assert await relay.exchanges[0].ended() == [("body",), ("end", False, None)]
+
+    @pytest.mark.parametrize("framing", ["sized", "chunked", "until close"])
+    async def test_a_download_waits_for_a_slow_client(self, relay: Relay, framing: str) -> None:
+        under = await under_way(relay)
+        under.client.pause()
+        size = 32 * MEBI
+        body = bytes(size)
+        lines = {"sized": b"Content-Length: %d\r\n" % size, "chunked": b"Transfer-Encoding: chunked\r\n"}
+        if framing == "chunked":
+            body = (b"100000\r\n" + bytes(MEBI) + b"\r\n") * 32 + b"0\r\n\r\n"
+        under.peer.writer.write(b"HTTP/1.1 200 OK\r\n%b\r\n" % lines.get(framing, b"") + body)
+        await turns(400)
+        assert under.peer.writer.transport.get_write_buffer_size() > size - self.MOST
+        under.client.resume()
+        if framing == "until close":
+            under.peer.writer.close()
+        await under.client.read_head()
+        received = 0
+        while received < len(body):
+            received += len(await under.client.read_some())
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    @pytest.mark.parametrize("framing", [b"Content-Length: 33554432\r\n", b"Transfer-Encoding: chunked\r\n", b""])
+    async def test_a_client_that_is_behind_already_is_waited_for_from_the_start(
+        self, relay: Relay, framing: bytes
+    ) -> None:
+        """The replies before it, each of which was small, have filled the client's connection."""
+        under = await under_way(relay, GET, receive_buffer=4096)
+        under.client.pause()
+        connection = relay.listener.connections[0]
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        await under.client.send(GET)
+        small = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + bytes(60000)
+        await under.peer.send(small)
+        await under.peer.read_head()
+        await under.client.send(GET)
+        await under.peer.send(small)
+        await under.peer.read_head()
+        assert connection.is_full
+        size = 32 * MEBI
+        data = b"%x\r\n" % size + bytes(size) if b"chunked" in framing else bytes(size)
+        under.peer.writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + data)
+        await turns(400)
+        assert under.peer.writer.transport.get_write_buffer_size() > size - self.MOST
+
+    async def test_a_connection_that_was_paused_serves_the_next_request(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        under.client.pause()
+        under.peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (8 * MEBI) + bytes(8 * MEBI))
+        await eventually(lambda: relay.listener.connections[0].is_full)
+        under.client.resume()
+        await under.client.read_head()
+        await under.client.read(8 * MEBI)
+        await under.exchange.ended()
+        client = await relay.listener.connect()
+        await client.send(GET)
+        await under.peer.read_head()
+        await under.peer.send(OK)
+        assert await client.read(len(OK_RELAYED)) == OK_RELAYED
+
+
+class TestClientLeaves:
+    async def test_while_the_worker_is_being_connected_to(self, relay: Relay) -> None:
+        client = await relay.listener.connect()
+        client.writer.write(GET)
+        client.reset()
+        # The reset arrives before, within or after the few turns that connecting takes: all end alike.
+        await eventually(lambda: relay.listener.gone)
+        if relay.exchanges and ("orphaned",) in relay.exchanges[0].turns:
+            relay.exchanges[0].give_up()
+        for exchange in relay.exchanges:
+            assert (await exchange.ended())[-1] == ("end", False, None)
+        await eventually(lambda: relay.open_connections() == [0])
+
+    async def test_while_it_is_still_sending(self, relay: Relay) -> None:
+        under = await under_way(relay, POST % 10 + b"hello")
+        await under.client.close()
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert await under.peer.read(5) == b"hello"
+        await under.peer.is_cut()
+        assert relay.open_connections() == [0]
+
+    async def test_while_the_worker_works_its_reply_is_awaited_and_dropped(self, relay: Relay) -> None:
+        under = await under_way(relay, POST % 5 + b"hello")
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.read(5)
+        await under.peer.send(OK)
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        assert relay.open_connections() == [1]
+        client = await relay.listener.connect()
+        await client.send(GET)
+        await under.peer.read_head()
+        await under.peer.send(OK)
+        assert await client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_a_large_reply_whose_length_is_known_is_not_waited_for(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        await eventually(lambda: relay.open_connections() == [0])
+
+    @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked\r\n", b""])
+    async def test_a_reply_of_unknown_length_is_dropped_to_its_end(self, relay: Relay, framing: bytes) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n1\r\nx\r\n")
+        await turns()
+        assert under.exchange.turns == [("body",), ("orphaned",)]
+        await under.peer.send(b"0\r\n\r\n")
+        if not framing:
+            await under.peer.close()
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+
+    async def test_in_the_middle_of_a_sized_reply_the_worker_is_done(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        await under.client.read_head()
+        await under.client.close()
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        await eventually(lambda: relay.open_connections() == [0])
+
+    async def test_in_the_middle_of_a_chunked_reply_the_worker_is_not(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await under.client.read_head()
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"1\r\ny\r\n", b"0\r\n\r\n")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        assert relay.open_connections() == [1]
+
+    async def test_behind_with_reading_the_worker_s_reply_is_still_read_to_its_end(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        under.client.pause()
+        chunk = b"100000\r\n" + bytes(MEBI) + b"\r\n"
+        under.peer.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 32)
+        await eventually(lambda: relay.listener.connections[0].is_full)
+        under.client.reset()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"0\r\n\r\n")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+
+    async def test_while_a_reply_is_held_it_is_still_seen_whole(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nX-Hold: 1\r\nContent-Length: 10\r\n\r\nhello")
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"world")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        assert under.exchange.held == [b"helloworld"]
+
+    async def test_a_reply_that_is_held_after_it_left_is_seen_whole(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nX-Hold: 1\r\nContent-Length: 10\r\n\r\nhello", b"world")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        assert under.exchange.held == [b"helloworld"]
+
+    async def test_and_the_worker_dies_as_well(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.close()
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", False, None)]
+        assert under.exchange.worker_failed
+
+    async def test_and_it_is_given_up_at_last(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        under.exchange.give_up()
+        under.exchange.give_up()
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", False, None)]
+        await eventually(lambda: relay.open_connections() == [0])
+
+
+class TestWorkerFails:
+    async def test_none_can_be_connected_to(self, pair: Relay) -> None:
+        for worker in pair.workers:
+            worker.stop()
+        client = await pair.listener.connect()
+        await client.send(POST % 5 + b"hello")
+        assert await error_code(client) == (502, "connect_failed")
+        assert await pair.exchanges[0].ended() == [
+            ("body",),
+            ("connect failed", str(pair.workers[0].url)),
+            ("connect failed", str(pair.workers[1].url)),
+            ("end", False, None),
+        ]
+
+    async def test_the_next_is_connected_to(self, pair: Relay) -> None:
+        pair.workers[0].stop()
+        client = await pair.listener.connect()
+        await client.send(POST % 10 + b"hello")
+        peer = await pair.workers[1].accept()
+        await client.send(b"world")
+        await peer.read_head()
+        assert await peer.read(10) == b"helloworld"
+        await peer.send(OK)
+        assert await client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    @pytest.mark.parametrize("how", ["close", "reset"])
+    async def test_a_death_before_the_reply_is_told_with_what_may_be_sent_again(self, pair: Relay, how: str) -> None:
+        under = await under_way(pair, POST % 5 + b"hello")
+        if how == "close":
+            await under.peer.close()
+        else:
+            under.peer.reset()
+        peer = await pair.workers[1].accept()
+        assert await peer.read_head() == under.head
+        assert await peer.read(5) == b"hello"
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+        assert await under.exchange.ended() == [("body",), ("died", True), ("end", True, 200)]
+
+    async def test_a_death_in_the_middle_of_the_head_is_one_too(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-")
+        await under.peer.close()
+        peer = await pair.workers[1].accept()
+        await peer.read_head()
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_a_body_still_on_its_way_follows_to_the_next_worker(self, pair: Relay) -> None:
+        under = await under_way(pair, POST % 15 + b"hello")
+        await under.client.send(b"world")
+        assert await under.peer.read(10) == b"helloworld"
+        await under.peer.close()
+        peer = await pair.workers[1].accept()
+        await peer.read_head()
+        assert await peer.read(10) == b"helloworld"
+        await under.client.send(b"again")
+        assert await peer.read(5) == b"again"
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    @pytest.mark.parametrize(("size", "replayable"), [(REPLAY_MAX_BYTES, True), (REPLAY_MAX_BYTES + 1, False)])
+    @pytest.mark.parametrize("at_once", [True, False])
+    async def test_only_so_much_of_a_body_is_kept(
+        self, pair: Relay, size: int, replayable: bool, at_once: bool
+    ) -> None:
+        body = bytes(size)
+        under = await under_way(pair, POST % size + (body if at_once else b""))
+        if not at_once:
+            await under.client.send(body[:600], body[600:])
+        await under.peer.read(size)
+        await under.peer.close()
+        await eventually(lambda: ("died", replayable) in under.exchange.turns)
+        if replayable:
+            peer = await pair.workers[1].accept()
+            await peer.read_head()
+            assert await peer.read(size) == body
+        else:
+            assert await error_code(under.client) == (502, "upstream_died")
+
+    async def test_two_deaths_are_the_client_s_to_know(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.close()
+        peer = await pair.workers[1].accept()
+        await peer.read_head()
+        await peer.close()
+        assert await error_code(under.client) == (502, "upstream_died")
+        assert await under.exchange.ended() == [("body",), ("died", True), ("died", True), ("end", False, None)]
+
+    SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
+    CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+    @pytest.mark.parametrize(
+        ("begun", "how"),
+        [(SIZED, "close"), (SIZED, "reset"), (CHUNKED, "close"), (CHUNKED, "reset"), (CHUNKED, "junk")],
+    )
+    async def test_a_reply_that_breaks_off_breaks_the_client_s_off(self, pair: Relay, begun: bytes, how: str) -> None:
+        under = await under_way(pair)
+        await under.peer.send(begun)
+        await under.client.read_head()
+        if how == "close":
+            await under.peer.close()
+        elif how == "reset":
+            under.peer.reset()
+        else:
+            await under.peer.send(b"junk\r\n")
+        assert await under.client.is_cut()
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert under.exchange.worker_failed
+
+    async def test_a_reply_without_a_length_that_breaks_off_does_too(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await under.client.read_head()
+        under.peer.reset()
+        assert await under.client.is_cut()
+
+    @pytest.mark.parametrize(
+        "junk",
+        [
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 65536,
+        ],
+    )
+    async def test_what_is_not_http_is_an_error_and_goes_nowhere_else(self, pair: Relay, junk: bytes) -> None:
+        under = await under_way(pair)
+        await under.peer.send(junk)
+        assert await error_code(under.client) == (502, "bad_upstream_reply")
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert under.exchange.worker_failed
+        assert pair.workers[1].accepted.empty()
+
+    async def test_the_client_s_connection_goes_on_after_an_error(self, relay: Relay) -> None:
+        under = await under_way(relay, POST % 5 + b"hello")
+        await under.peer.close()
+        assert await error_code(under.client) == (502, "upstream_died")
+        await under.client.send(GET)
+        peer = await relay.workers[0].accept()
+        await peer.read_head()
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+
+class TestHeld:
+    HEAD = b"HTTP/1.1 500 No\r\nX-Hold: %b\r\nContent-Length: %d\r\n\r\n"
+    RELAYED = b"HTTP/1.1 500 No\r\nX-Hold: 1\r\nContent-Length: %d\r\nX-Relay: 1\r\n\r\n"
+
+    @pytest.mark.parametrize("size", [0, 1, 100])
+    async def test_a_small_reply_is_seen_before_the_client_sees_any_of_it(self, relay: Relay, size: int) -> None:
+        under = await under_way(relay)
+        body = b"x" * size
+        await under.peer.send(self.HEAD % (b"1", size) + body[: size // 2])
+        await turns()
+        assert under.exchange.reply_begun == (size == 0)
+        await under.peer.send(body[size // 2 :])
+        expected = self.RELAYED % size + body
+        assert await under.client.read(len(expected)) == expected
+        assert under.exchange.held == [body]
+        assert under.exchange.replied == body
+        assert await under.exchange.ended() == [("body",), ("end", True, 500)]
+
+    async def test_a_large_one_is_not_held(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(self.HEAD % (b"1", 101) + b"x")
+        expected = self.RELAYED % 101 + b"x"
+        assert await under.client.read(len(expected)) == expected
+        assert under.exchange.held == []
+
+    async def test_one_that_turns_out_large_is_let_go(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        chunks = b"32\r\n" + b"x" * 50 + b"\r\n"
+        await under.peer.send(b"HTTP/1.1 500 No\r\nX-Hold: 1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        await turns()
+        assert not under.exchange.reply_begun
+        await under.peer.send(chunks)
+        await eventually(lambda: under.exchange.reply_begun)
+        await under.peer.send(b"0\r\n\r\n")
+        await under.client.read_head()
+        assert await under.client.read(2 * len(chunks) + 5) == chunks * 2 + b"0\r\n\r\n"
+        assert under.exchange.held == []
+
+    async def test_one_without_a_length_is_chunked_when_it_is_let_go(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 500 No\r\nX-Hold: 1\r\n\r\nhel", b"lo")
+        await under.peer.close()
+        assert b"Transfer-Encoding: chunked\r\n" in await under.client.read_head()
+        assert await under.client.read(15) == b"5\r\nhello\r\n0\r\n\r\n"
+        assert under.exchange.held == [b"hello"]
+
+    async def test_one_that_is_swallowed_goes_to_the_next_worker(self, pair: Relay) -> None:
+        under = await under_way(pair, POST % 5 + b"hello")
+        await under.peer.send(self.HEAD % (b"swallow", 4) + b"zzzz")
+        peer = await pair.workers[1].accept()
+        assert await peer.read_head() == under.head
+        assert await peer.read(5) == b"hello"
+        await peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    async def test_the_next_worker_s_may_be_held_as_well(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.send(self.HEAD % (b"swallow", 4) + b"zzzz")
+        peer = await pair.workers[1].accept()
+        await peer.read_head()
+        await peer.send(self.HEAD % (b"1", 100) + b"y" * 50, b"y" * 50)
+        expected = self.RELAYED % 100 + b"y" * 100
+        assert await under.client.read(len(expected)) == expected
+        assert under.exchange.held == [b"zzzz", b"y" * 100]
+
+    async def test_one_that_breaks_off_is_an_error(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.send(self.HEAD % (b"1", 10) + b"x")
+        await under.peer.close()
+        assert await error_code(under.client) == (502, "bad_upstream_reply")
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
