@@ -46,6 +46,9 @@ class _State(Enum):
     """Everything is answered; reading until the client closes."""
 
 
+_TCP_FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
+_LEFT = frozenset({7, 8})
+"""TCP states CLOSE and CLOSE_WAIT (Linux, include/net/tcp_states.h)."""
 _RESET = struct.pack("ii", 1, 0)
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
@@ -267,7 +270,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.conversation = None
         conversation.client_gone()
         if reply_begun:
-            self.transport.abort()
+            self.abort()
         else:
             self.refuse(error)
 
@@ -392,6 +395,9 @@ class DownstreamConnection(asyncio.Protocol):
         """Enforce the deadlines; called about once a second."""
         if self._unsent_bytes or self.transport.is_closing():
             self._check_progress(now_s)
+        if not self._reading and self._has_left():
+            self.transport.abort()
+            return
         limits = self._server.limits
         state = self._state
         quiet_s = now_s - self._quiet_since_s
@@ -410,6 +416,13 @@ class DownstreamConnection(asyncio.Protocol):
                 self._break_off(conversation, error)
         elif state is _LINGER and quiet_s > LINGER_S:
             self.transport.abort()
+
+    def _has_left(self) -> bool:
+        """Tell whether the client has closed its side: while nothing is read, the event loop does not say so."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.is_closing() or sock.family not in _TCP_FAMILIES:
+            return False
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
 
     @property
     def _owes_body(self) -> bool:
