@@ -61,6 +61,7 @@ async def test_replies_carry_the_version_they_were_made_with(fleet: RunningRoute
 
 async def test_versions_that_nobody_names_are_counted(fleet: RunningRouter) -> None:
     await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "2"})
+    assert "weight_version" not in (await fleet.post(DISK, {"model_path": "/nonexistent/model"}))[1]
     given = [(await fleet.post(DISK, {"model_path": f"sim/{n}"}))[1]["weight_version"] for n in "bcd"]
     assert given == ["1", "3", "4"]
 

@@ -22,6 +22,9 @@ from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
+CHECKSUM_LIMIT_S = 120.0
+"""Checksums prove that a refusal has changed nothing; a worker is not held back for longer to have that proof."""
+
 WAITING_MAX = 16
 """Transactions that wait for the one under way; each may hold a body on disk."""
 
@@ -64,13 +67,13 @@ class Refitter:
         self._api = api
         self._call_limit_s = call_limit_s
         self._max_reply_bytes = max_reply_bytes
-        self._baselines = Baselines(api, call_limit_s)
+        self._baselines = Baselines(api, min(call_limit_s, CHECKSUM_LIMIT_S))
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._tasks = Tasks()
         self._refits = count(1)
-        self._versions = count(1)
-        self._current: dict[str, Refit] = {}
+        self._counted = 0
+        self._current: dict[str, tuple[Refit, str]] = {}
         self.outcomes = {"succeeded": 0, "failed": 0}
 
     async def aclose(self) -> None:
@@ -107,9 +110,9 @@ class Refitter:
         eligible, skips = sort_out(workers)
         if not eligible:
             raise NoEligibleWorker(self._fleet.pool.counts_by_status())
-        version = refit.version if refit.version is not None else self._next_version(eligible)
+        version = refit.version if refit.version is not None else str(self._next_number(eligible))
         refit_id = f"refit-{next(self._refits)}"
-        self._current[refit_id] = refit
+        self._current[refit_id] = refit, version
         for group in {worker.weight_group or "" for worker in eligible}:
             self._baselines.forget(group, version)
         asked: list[Asked] = []
@@ -131,29 +134,32 @@ class Refitter:
         good = sum(map(is_good, rows))
         _log.info("refit_ended", refit=refit_id, version=version, updated=good, failed=len(rows) - good)
         self.outcomes["succeeded" if good == len(rows) else "failed"] += 1
+        if good and refit.version is None:
+            self._counted = int(version)
         return reply(rows, skips, version=version if good else None)
 
-    def _next_version(self, workers: Sequence[Worker]) -> str:
-        """Count on: the first number above every refit so far that no group has used."""
+    def _next_number(self, workers: Sequence[Worker]) -> int:
+        """Count on from the last number that a worker has loaded, past those that the trainer has used as names."""
         ledger = self._fleet.pool.ledger
         groups = {worker.weight_group or "" for worker in workers}
-        while True:
-            version = str(next(self._versions))
-            if all(ledger.sequence_of(group, version) is None for group in groups):
-                return version
+        return next(
+            number
+            for number in count(self._counted + 1)
+            if all(ledger.sequence_of(group, str(number)) is None for group in groups)
+        )
 
     async def update(self, worker: Worker, refit_id: str) -> Update:
         """Send one drained worker its update, and find out what a refusal has changed."""
-        refit = self._current.get(refit_id)
-        if refit is None:
+        if refit_id not in self._current:
             raise LookupError(f"{refit_id} has ended")
+        refit, version = self._current[refit_id]
         group, before = worker.weight_group or "", worker.loaded
         await self._baselines.take_first(worker, group)
         answer = await self._api.send(worker.url, refit.outgoing.call(self._call_limit_s, self._max_reply_bytes))
         if answer.ended is Ended.REFUSED:
             return Update(answer, await self._baselines.still_holds(worker, group, before))
-        if answer.ended is Ended.SUCCEEDED and worker.order is not None and worker.order.version is not None:
-            await self._baselines.take_new(worker, group, worker.order.version)
+        if answer.ended is Ended.SUCCEEDED:
+            await self._baselines.take_new(worker, group, version)
         return Update(answer)
 
 
