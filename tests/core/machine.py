@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -117,6 +118,10 @@ class FleetMachine(RuleBasedStateMachine):
         unknown = worker.state is WorkerState.ACTIVE and worker.health is Health.UNKNOWN and self.stays(worker)
         return unknown and not any(self.is_sound(other) for other in self.registered())
 
+    def sleeps(self, worker: Worker) -> bool:
+        asleep = worker.state is WorkerState.SLEEPING and not worker.sleep_first
+        return asleep and worker.health is not Health.QUARANTINED
+
     def comes(self, worker: Worker) -> bool:
         if worker.health is Health.QUARANTINED or worker.sleep_first:
             return False
@@ -190,9 +195,8 @@ class FleetMachine(RuleBasedStateMachine):
         worker, spec = asker.lease.worker, asker.spec
         assert self.can_do(worker, spec)
         if spec.skips_queue:
-            sleeps = worker.state is WorkerState.SLEEPING and worker.health is not Health.QUARANTINED
             awake = any(self.takes_work(other) and self.can_do(other, spec) for other in self.registered())
-            assert self.takes_work(worker) if awake else sleeps
+            assert self.takes_work(worker) if awake else self.sleeps(worker)
             return
         assert self.takes_work(worker)
         assert not self.fleet.scheduler.paused
@@ -231,6 +235,8 @@ class FleetMachine(RuleBasedStateMachine):
         if asker.lease is not None:
             self.judge_grant(asker)
             return
+        if spec.skips_queue:
+            assert not any(self.can_do(w, spec) and (self.takes_work(w) or self.sleeps(w)) for w in self.registered())
         if spec.skips_queue or (not paused and not hope):
             assert type(asker.error) is (NoCapableWorker if wrong else NoRoutableWorker)
         elif full:
@@ -246,7 +252,10 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(data=st.data(), results=st.lists(st.sampled_from(Result), min_size=1, max_size=4))
     def end(self, data: st.DataObject, results: list[Result]) -> None:
         for result in results[: len(self.running())]:
-            self.note(self.fleet.end(data.draw(st.sampled_from(self.running())), result))
+            asker = data.draw(st.sampled_from(self.running()))
+            self.note(self.fleet.end(asker, result))
+            with pytest.raises(AssertionError, match="has ended before"):
+                self.fleet.end(asker, result)
 
     @precondition(lambda self: self.waiting())
     @rule(data=st.data())
@@ -265,7 +274,7 @@ class FleetMachine(RuleBasedStateMachine):
             assert not (asker.waits and overdue)
             assert not isinstance(asker.error, QueueTimeout) or overdue
 
-    @rule(what=st.sampled_from(["pause", "resume", "resume", "resume", "drop all"]))
+    @rule(what=st.sampled_from(["pause", "pause", "resume", "resume", "drop all"]))
     def gate(self, what: str) -> None:
         scheduler = self.fleet.scheduler
         match what:
@@ -323,13 +332,19 @@ class FleetMachine(RuleBasedStateMachine):
     def register(self, name: str, max_concurrency: int | None) -> None:
         self.apply(ev.WorkerRegistered(url(name), (), max_concurrency))
 
-    @rule(name=NAMES, capability=CAPABILITIES)
-    def join(self, name: str, capability: Capability) -> None:
-        """A worker is there, says what it makes, and is well."""
+    @rule(name=NAMES, capability=CAPABILITIES, asleep=st.booleans())
+    def join(self, name: str, capability: Capability, *, asleep: bool) -> None:
+        """A worker is there, says what it makes, and is well; it may go to sleep."""
         self.apply(ev.WorkerRegistered(url(name)))
         incarnation = self.fleet.worker(name).incarnation
         self.apply(ev.CapabilityLearned(worker_id(name), incarnation, capability))
         self.apply(ev.ProbeSucceeded(worker_id(name), incarnation))
+        worker = self.fleet.worker(name)
+        if asleep and worker.state is WorkerState.ACTIVE:
+            self.apply(ev.SleepRequested(worker.worker_id))
+            if worker.command_id is not None:
+                del self.outstanding[worker.command_id]
+                self.apply(ev.CommandSucceeded(worker.worker_id, worker.command_id))
 
     @precondition(lambda self: self.outstanding)
     @rule(data=st.data(), how=st.sampled_from(["succeeded", "succeeded", "unchanged", "refused", "lost"]))
@@ -337,6 +352,7 @@ class FleetMachine(RuleBasedStateMachine):
         command_id = data.draw(st.sampled_from(sorted(self.outstanding)))
         worker = self.outstanding.pop(command_id)
         before, late = snapshot(worker), worker.command_id != command_id
+        was_updating = worker.state is WorkerState.UPDATING
         match how:
             case "succeeded":
                 self.apply(ev.CommandSucceeded(worker.worker_id, command_id))
@@ -346,6 +362,9 @@ class FleetMachine(RuleBasedStateMachine):
                 unchanged = True if how == "unchanged" else None
                 self.apply(ev.CommandRefused(worker.worker_id, command_id, "no", unchanged))
         assert not late or snapshot(worker) == before
+        if how == "lost" and not late:
+            assert not self.takes_work(worker)
+            assert not was_updating or worker.loaded is Unversioned.SUSPECT
 
     @precondition(lambda self: self.registered())
     @rule(
@@ -443,7 +462,11 @@ class FleetMachine(RuleBasedStateMachine):
         for worker in self.registered():
             if worker.state is WorkerState.DRAINING and not self.fleet.scheduler.in_flight(worker.worker_id):
                 assert (worker.intent, worker.order, worker.drain_deadline_s) == (Intent.HOLD, None, None)
-            assert (worker.drain_deadline_s is None) or worker.state is WorkerState.DRAINING
+            elif worker.state is WorkerState.DRAINING and worker.order is not None:
+                assert worker.drain_deadline_s is not None
+                assert worker.drain_deadline_s > self.fleet.now_s
+            else:
+                assert worker.drain_deadline_s is None
 
     @invariant()
     def whoever_asked_is_told_or_still_waits(self) -> None:

@@ -768,3 +768,5 @@ def test_a_quarantined_workers_lease_gives_its_room_to_nobody() -> None:
 
 TestPromises = FleetMachine.TestCase
 TestPromises.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+# It takes two seconds, unless it fails: then it is worth waiting for the shortest way to the failure.
+TestPromises.pytestmark = pytest.mark.timeout(600)
