@@ -140,6 +140,21 @@ class TestEnds:
         assert await through.client.read_to_end() == b"x" * MEBI
         await through.is_over()
 
+    async def test_a_client_that_has_sent_its_last_is_not_gone_while_a_slow_worker_takes_it(
+        self, through: Through
+    ) -> None:
+        await through.open()
+        through.peer.pause()
+        size = 8 * MEBI
+        through.client.writer.write(bytes(size))
+        through.client.half_close()
+        await turns(200)
+        through.listener.pass_time(1)
+        await turns()
+        assert through.ends == []
+        through.peer.resume()
+        assert await through.peer.read_to_end() == bytes(size)
+
     async def test_closing_is_done_once(self, through: Through) -> None:
         await through.open()
         through.tunnel.close()
