@@ -231,9 +231,8 @@ class CommandLost:
     reason: str
 
 
-Event = (
-    WorkerRegistered
-    | RemovalRequested
+Asked = (
+    RemovalRequested
     | HoldRequested
     | RefitRequested
     | SleepRequested
@@ -242,7 +241,10 @@ Event = (
     | QuarantineLifted
     | MaxConcurrencySet
     | LabelsSet
-    | CapabilityLearned
+)
+
+Seen = (
+    CapabilityLearned
     | ProbeSucceeded
     | ProbeFailed
     | WorkFailed
@@ -252,7 +254,8 @@ Event = (
     | WorkerDied
     | WorkerRestarted
     | WorkerDrained
-    | CommandSucceeded
-    | CommandRefused
-    | CommandLost
 )
+
+Ended = CommandSucceeded | CommandRefused | CommandLost
+
+Event = WorkerRegistered | Asked | Seen | Ended

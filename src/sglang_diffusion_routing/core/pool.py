@@ -13,7 +13,7 @@ from sglang_diffusion_routing.core.events import Event
 from sglang_diffusion_routing.core.health import FATAL, HealthLimits, ProbeFailure
 from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
 from sglang_diffusion_routing.core.transitions import Transitions
-from sglang_diffusion_routing.core.weights import Unversioned
+from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict, UnknownWorker
 
@@ -33,7 +33,19 @@ class Pool(Transitions):
             Conflict: the worker's state does not allow it; nothing was changed.
         """
         self._begin()
-        self._take(event, now_s)
+        if isinstance(event, ev.WorkerRegistered):
+            self._register(event, now_s)
+            return self._commands
+        worker = self._workers.get(event.worker_id)
+        if isinstance(event, ev.Asked):
+            if worker is None:
+                raise UnknownWorker(event.worker_id)
+            self._asked(event, worker, now_s)
+        elif isinstance(event, ev.Ended):
+            if worker is not None and worker.command_id == event.command_id:
+                self._end(event, worker, now_s)
+        elif worker is not None and worker.incarnation == event.incarnation:
+            self._seen(event, worker, now_s)
         return self._commands
 
     def tick(self, now_s: float) -> list[Command]:
@@ -44,14 +56,7 @@ class Pool(Transitions):
                 self._happen(worker, Trigger.DRAIN_EXPIRED, now_s, "the drain limit has passed")
         return self._commands
 
-    # What was asked for.
-
-    @singledispatchmethod
-    def _take(self, event: Event, now_s: float) -> None:
-        raise TypeError(f"no event: {event!r}")
-
-    @_take.register
-    def _registered(self, event: ev.WorkerRegistered, now_s: float) -> None:
+    def _register(self, event: ev.WorkerRegistered, now_s: float) -> None:
         worker_id = WorkerId(str(event.url))
         worker = self._workers.get(worker_id)
         if worker is None:
@@ -76,24 +81,27 @@ class Pool(Transitions):
         self._commands.append(do.ProbeWorker(worker_id, worker.incarnation))
         self._judge(worker)
 
-    @_take.register
-    def _removal_requested(self, event: ev.RemovalRequested, now_s: float) -> None:
+    # What was asked for.
+
+    @singledispatchmethod
+    def _asked(self, event: ev.Asked, worker: Worker, now_s: float) -> None:
+        raise TypeError(f"nobody knows what {event!r} asks for")
+
+    @_asked.register
+    def _(self, event: ev.RemovalRequested, worker: Worker, now_s: float) -> None:
         trigger = Trigger.FORCE_REMOVE if event.force else Trigger.REMOVE
-        self._ask(self._known(event.worker_id), self._order(trigger, event.request, event.drain_limit_s), now_s)
+        self._ask(worker, self._order(trigger, event.request, event.drain_limit_s), now_s)
 
-    @_take.register
-    def _hold_requested(self, event: ev.HoldRequested, now_s: float) -> None:
-        order = self._order(Trigger.HOLD, event.request, event.drain_limit_s)
-        self._ask(self._known(event.worker_id), order, now_s)
+    @_asked.register
+    def _(self, event: ev.HoldRequested, worker: Worker, now_s: float) -> None:
+        self._ask(worker, self._order(Trigger.HOLD, event.request, event.drain_limit_s), now_s)
 
-    @_take.register
-    def _sleep_requested(self, event: ev.SleepRequested, now_s: float) -> None:
-        order = self._order(Trigger.SLEEP, event.request, event.drain_limit_s)
-        self._ask(self._known(event.worker_id), order, now_s)
+    @_asked.register
+    def _(self, event: ev.SleepRequested, worker: Worker, now_s: float) -> None:
+        self._ask(worker, self._order(Trigger.SLEEP, event.request, event.drain_limit_s), now_s)
 
-    @_take.register
-    def _refit_requested(self, event: ev.RefitRequested, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.RefitRequested, worker: Worker, now_s: float) -> None:
         if worker.weight_group is None:
             raise Conflict(
                 f"{worker.worker_id} has not said yet what it serves, so its weight group is not known",
@@ -104,52 +112,46 @@ class Pool(Transitions):
         order = self._order(Trigger.REFIT, event.request, event.drain_limit_s)
         self._ask(worker, replace(order, refit_id=event.refit_id, version=event.version), now_s)
 
-    @_take.register
-    def _wake_requested(self, event: ev.WakeRequested, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.WakeRequested, worker: Worker, now_s: float) -> None:
         self._ask(worker, self._order(Trigger.WAKE, event.request, None), now_s)
         if worker.state not in {WorkerState.RELEASING, WorkerState.SLEEPING}:
             worker.sleep_first = False
             self._touch(worker)
 
-    @_take.register
-    def _quarantine_requested(self, event: ev.QuarantineRequested, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.QuarantineRequested, worker: Worker, now_s: float) -> None:
         worker.vitals = health.quarantined_by_operator(worker.vitals)
         self._touch(worker)
 
-    @_take.register
-    def _quarantine_lifted(self, event: ev.QuarantineLifted, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.QuarantineLifted, worker: Worker, now_s: float) -> None:
         if worker.health is Health.QUARANTINED:
             self._doubt(worker, now_s)
 
-    @_take.register
-    def _max_concurrency_set(self, event: ev.MaxConcurrencySet, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.MaxConcurrencySet, worker: Worker, now_s: float) -> None:
         worker.max_concurrency = event.max_concurrency
         self._touch(worker)
 
-    @_take.register
-    def _labels_set(self, event: ev.LabelsSet, now_s: float) -> None:
-        worker = self._known(event.worker_id)
+    @_asked.register
+    def _(self, event: ev.LabelsSet, worker: Worker, now_s: float) -> None:
         worker.labels = event.labels
         self._judge(worker)
 
     # What was seen.
 
-    @_take.register
-    def _capability_learned(self, event: ev.CapabilityLearned, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is not None:
-            worker.capability = replace(event.capability, learned=True)
-            self._judge(worker)
+    @singledispatchmethod
+    def _seen(self, event: ev.Seen, worker: Worker, now_s: float) -> None:
+        raise TypeError(f"nobody knows what {event!r} means")
 
-    @_take.register
-    def _probe_succeeded(self, event: ev.ProbeSucceeded, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is None:
-            return
+    @_seen.register
+    def _(self, event: ev.CapabilityLearned, worker: Worker, now_s: float) -> None:
+        worker.capability = replace(event.capability, learned=True)
+        self._judge(worker)
+
+    @_seen.register
+    def _(self, event: ev.ProbeSucceeded, worker: Worker, now_s: float) -> None:
         worker.vitals = health.succeeded(worker.vitals, now_s, self._limits)
         if not worker.watched:
             worker.watched = True
@@ -168,11 +170,8 @@ class Pool(Transitions):
             if fleet_sleeps:
                 self._ask(worker, self._order(Trigger.SLEEP, None, None), now_s)
 
-    @_take.register
-    def _probe_failed(self, event: ev.ProbeFailed, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is None:
-            return
+    @_seen.register
+    def _(self, event: ev.ProbeFailed, worker: Worker, now_s: float) -> None:
         limits, vitals = self._limits, worker.vitals
         fatal = event.failure in FATAL
         if worker.state is WorkerState.SLEEPING and not fatal:
@@ -187,11 +186,8 @@ class Pool(Transitions):
             fatal = True
         self._fail(worker, now_s, f"its probe failed: {event.failure.value}", fatal=fatal)
 
-    @_take.register
-    def _work_failed(self, event: ev.WorkFailed, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is None:
-            return
+    @_seen.register
+    def _(self, event: ev.WorkFailed, worker: Worker, now_s: float) -> None:
         if event.failure is not None:
             self._fail(worker, now_s, f"its work failed: {event.failure.value}", fatal=event.failure in FATAL)
         if worker.health is not Health.QUARANTINED:
@@ -206,27 +202,22 @@ class Pool(Transitions):
         if fatal and given_up:
             self._commands.append(do.CancelLeases(worker.worker_id, why))
 
-    @_take.register
-    def _work_kept_failing(self, event: ev.WorkKeptFailing, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is None or self._routable <= {worker.incarnation} or worker.incarnation not in self._routable:
-            return
-        # Its probes may well succeed (worker health can lie), so it is not asked at once.
-        worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_max_s, self._limits)
-        self._touch(worker)
+    @_seen.register
+    def _(self, event: ev.WorkKeptFailing, worker: Worker, now_s: float) -> None:
+        others = self._routable - {worker.incarnation}
+        if others and worker.incarnation in self._routable:
+            # Its probes may well succeed (worker health can lie), so it is not asked at once.
+            worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_max_s, self._limits)
+            self._touch(worker)
 
-    @_take.register
-    def _work_found_asleep(self, event: ev.WorkFoundAsleep, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
+    @_seen.register
+    def _(self, event: ev.WorkFoundAsleep, worker: Worker, now_s: float) -> None:
         # Work from before the last change says nothing about what the worker does since.
-        if worker is not None and event.granted_s >= worker.since_s:
+        if event.granted_s >= worker.since_s:
             self._happen(worker, Trigger.FOUND_ASLEEP, now_s)
 
-    @_take.register
-    def _sentinel_lost(self, event: ev.SentinelLost, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is None:
-            return
+    @_seen.register
+    def _(self, event: ev.SentinelLost, worker: Worker, now_s: float) -> None:
         worker.watched = False
         if event.connections > 0:
             if worker.health is not Health.QUARANTINED:
@@ -240,20 +231,16 @@ class Pool(Transitions):
             self._doubt(worker, now_s)
         self._judge(worker)
 
-    @_take.register
-    def _worker_died(self, event: ev.WorkerDied, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is not None:
-            worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_first_s, self._limits)
-            self._replaced(worker, event.reason)
+    @_seen.register
+    def _(self, event: ev.WorkerDied, worker: Worker, now_s: float) -> None:
+        worker.vitals = health.quarantined(worker.vitals, now_s, self._limits.backoff_first_s, self._limits)
+        self._replaced(worker, event.reason)
 
-    @_take.register
-    def _worker_restarted(self, event: ev.WorkerRestarted, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
-        if worker is not None:
-            if not worker.vitals.sticky:
-                self._doubt(worker, now_s)
-            self._replaced(worker, "it was restarted")
+    @_seen.register
+    def _(self, event: ev.WorkerRestarted, worker: Worker, now_s: float) -> None:
+        if not worker.vitals.sticky:
+            self._doubt(worker, now_s)
+        self._replaced(worker, "it was restarted")
 
     def _replaced(self, worker: Worker, why: str) -> None:
         worker.loaded = Unversioned.BASE
@@ -262,65 +249,39 @@ class Pool(Transitions):
         self._commands.append(do.CancelLeases(worker.worker_id, why))
         self._judge(worker)
 
-    @_take.register
-    def _drained(self, event: ev.WorkerDrained, now_s: float) -> None:
-        worker = self._same(event.worker_id, event.incarnation)
+    @_seen.register
+    def _(self, event: ev.WorkerDrained, worker: Worker, now_s: float) -> None:
         # The news may be late: what it drained for was called off, or has begun.
-        if worker is not None and worker.state is WorkerState.DRAINING:
+        if worker.state is WorkerState.DRAINING:
             self._happen(worker, Trigger.DRAINED, now_s)
 
-    # How a command ended.
-
-    @_take.register
-    def _command_succeeded(self, event: ev.CommandSucceeded, now_s: float) -> None:
-        worker = self._commanded(event.worker_id, event.command_id)
-        if worker is None:
-            return
-        order = worker.order
-        self._happen(worker, Trigger.SUCCEEDED, now_s)
-        if order is not None and order.version is not None:
-            worker.loaded = order.version
-            group = worker.weight_group
-            if group is not None and self.ledger.succeeded(group, order.version):
-                for other in self._workers.values():
-                    self._judge(other)
-            self._judge(worker)
-
-    @_take.register
-    def _command_refused(self, event: ev.CommandRefused, now_s: float) -> None:
-        worker = self._commanded(event.worker_id, event.command_id)
-        if worker is None:
-            return
-        if worker.state is WorkerState.UPDATING and event.unchanged is not True:
-            worker.loaded = Unversioned.SUSPECT
-        self._judge(worker)
-        self._happen(worker, Trigger.REFUSED, now_s, event.reason)
-
-    @_take.register
-    def _command_lost(self, event: ev.CommandLost, now_s: float) -> None:
-        worker = self._commanded(event.worker_id, event.command_id)
-        if worker is None:
-            return
-        if worker.state is WorkerState.UPDATING:
-            worker.loaded = Unversioned.SUSPECT
-        self._judge(worker)
-        self._happen(worker, Trigger.LOST, now_s, event.reason)
+    def _end(self, event: ev.Ended, worker: Worker, now_s: float) -> None:
+        """Take in how the command under way has ended; of a refit, what the worker has loaded since."""
+        order, updated = worker.order, worker.state is WorkerState.UPDATING
+        match event:
+            case ev.CommandSucceeded():
+                if updated and order is not None and order.version is not None:
+                    self._load(worker, order.version)
+                self._happen(worker, Trigger.SUCCEEDED, now_s)
+            case ev.CommandRefused(reason=reason, unchanged=unchanged):
+                if updated and unchanged is not True:
+                    self._load(worker, Unversioned.SUSPECT)
+                self._happen(worker, Trigger.REFUSED, now_s, reason)
+            case ev.CommandLost(reason=reason):
+                if updated:
+                    self._load(worker, Unversioned.SUSPECT)
+                self._happen(worker, Trigger.LOST, now_s, reason)
 
     # What the handlers share.
 
-    def _known(self, worker_id: WorkerId) -> Worker:
-        worker = self._workers.get(worker_id)
-        if worker is None:
-            raise UnknownWorker(worker_id)
-        return worker
-
-    def _same(self, worker_id: WorkerId, incarnation: int) -> Worker | None:
-        worker = self._workers.get(worker_id)
-        return worker if worker is not None and worker.incarnation == incarnation else None
-
-    def _commanded(self, worker_id: WorkerId, command_id: int) -> Worker | None:
-        worker = self._workers.get(worker_id)
-        return worker if worker is not None and worker.command_id == command_id else None
+    def _load(self, worker: Worker, loaded: Loaded) -> None:
+        """Note what a worker has loaded; the first of its group to have a version makes the others stale."""
+        worker.loaded = loaded
+        group = worker.weight_group
+        if isinstance(loaded, str) and group is not None and self.ledger.succeeded(group, loaded):
+            for other in self._workers.values():
+                self._judge(other)
+        self._judge(worker)
 
     def _order(self, trigger: Trigger, request: RequestId | None, drain_limit_s: float | None) -> Order:
         return Order(
