@@ -18,7 +18,7 @@ def refusal(model: type[BaseModel], fields: dict[str, object]) -> tuple[str, obj
     [
         (
             {},
-            "the body must change something: is_dead, refresh_video_support, state, max_concurrency or labels",
+            "the body must change something: is_dead, refresh_video_support, state, max_concurrency, labels",
             "body",
         ),
         ({"is_dead": "true"}, "'is_dead' must be true or false", "is_dead"),
