@@ -421,3 +421,23 @@ class TestLimit:
             assert user.connection is not None
             user.connection.close()
             await eventually(lambda: pool.open_connections(other.worker_id) == 0)
+
+
+class TestOpenSince:
+    """Which connections prove that the process at the other end is the one that was there before."""
+
+    async def test_a_connection_made_before_counts_and_one_made_since_does_not(
+        self, pool: Pool, worker: FakeWorker
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        connection, _ = await used(pool, worker)
+        assert pool.open_since(worker.worker_id, connection.made_s) == 0
+        assert pool.open_since(worker.worker_id, loop.time() + 1.0) == 1
+        assert pool.open_since(WorkerId("http://127.0.0.9:1"), loop.time() + 1.0) == 0
+
+    async def test_one_that_is_only_being_made_does_not_count(self, pool: Pool, worker: FakeWorker) -> None:
+        user = User(pool, worker)
+        user.open()
+        assert pool.open_since(worker.worker_id, asyncio.get_running_loop().time() + 1.0) == 0
+        await worker.accept()
+        await eventually(lambda: user.connection)

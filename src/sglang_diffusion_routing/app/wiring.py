@@ -68,7 +68,7 @@ class App:
             fleet, api, interval_s=settings.health_check_interval_s, timeout_s=settings.probe_timeout_s, rng=rng
         )
         self._sentinels = Sentinels(
-            fleet.apply, self._open_connections, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
+            fleet.apply, self._open_since, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
         )
         self._refitter = Refitter(
             fleet, api, call_limit_s=settings.fan_out_timeout_s, max_reply_bytes=settings.fan_out_reply_max_bytes
@@ -109,8 +109,8 @@ class App:
             samples=reader(fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter),
         )
 
-    def _open_connections(self, worker_id: WorkerId) -> int:
-        return self._data_plane.open_connections(worker_id) + self._api.open_calls(worker_id)
+    def _open_since(self, worker_id: WorkerId, before_s: float) -> int:
+        return self._data_plane.open_since(worker_id, before_s) + self._api.open_since(worker_id, before_s)
 
     async def start(self) -> None:
         """Listen, and begin to look after the workers.

@@ -52,7 +52,8 @@ class Sentinels:
 
     Args:
         report: takes the news.
-        open_connections: counts the other connections that are open to a worker.
+        open_since: counts the other connections to a worker that were made before an instant and still stand. One that
+            is being made, or was made since, says nothing: another process may be at its other end.
 
     Attributes:
         ended_total: connections that have ended, or could not be opened.
@@ -61,13 +62,13 @@ class Sentinels:
     def __init__(
         self,
         report: Callable[[SentinelLost], None],
-        open_connections: Callable[[WorkerId], int],
+        open_since: Callable[[WorkerId, float], int],
         *,
         connect_timeout_s: float,
         allowed: AllowList | None = None,
     ) -> None:
         self._report = report
-        self._open_connections = open_connections
+        self._open_since = open_since
         self._connect_timeout_s = connect_timeout_s
         self._allowed = allowed
         self._tls: ssl.SSLContext | None = None
@@ -94,6 +95,7 @@ class Sentinels:
     async def _watch(self, worker: Worker) -> None:
         worker_id, incarnation = worker.worker_id, worker.incarnation
         tls = self._tls_context() if worker.url.scheme == "https" else None
+        ended_s = asyncio.get_running_loop().time()
         try:
             silent = await open_worker_connection(
                 worker.url, _Silent, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
@@ -103,11 +105,12 @@ class Sentinels:
         else:
             try:
                 await silent.ended
+                ended_s = asyncio.get_running_loop().time()
                 await asyncio.sleep(SETTLE_S)
             finally:
                 silent.close()
         self.ended_total += 1
-        connections = self._open_connections(worker_id)
+        connections = self._open_since(worker_id, ended_s)
         _log.info("sentinel_ended", worker=worker_id, other_connections=connections)
         self._report(SentinelLost(worker_id, incarnation, connections))
 

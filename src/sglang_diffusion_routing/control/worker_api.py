@@ -108,7 +108,7 @@ class WorkerApi:
         self._connect_timeout_s = connect_timeout_s
         self._allowed = allowed
         self._tls: ssl.SSLContext | None = None
-        self._open: Counter[WorkerId] = Counter()
+        self._open: dict[WorkerId, list[float]] = {}
         self.ended: Counter[str] = Counter()
         self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
         self._client = httpx2.AsyncClient(
@@ -135,20 +135,20 @@ class WorkerApi:
 
     async def _counted(self, url: WorkerUrl, call: Awaitable[Answer]) -> Answer:
         """Await a call; count it as open while it lasts, and by its end afterwards."""
-        worker_id = WorkerId(str(url))
-        self._open[worker_id] += 1
+        worker_id, began_s = WorkerId(str(url)), asyncio.get_running_loop().time()
+        self._open.setdefault(worker_id, []).append(began_s)
         try:
             answer = await call
         finally:
-            self._open[worker_id] -= 1
+            self._open[worker_id].remove(began_s)
             if not self._open[worker_id]:
                 del self._open[worker_id]
         self.ended[answer.ended.value] += 1
         return answer
 
-    def open_calls(self, worker_id: WorkerId) -> int:
-        """Count the calls on a worker that are under way."""
-        return self._open.get(worker_id, 0)
+    def open_since(self, worker_id: WorkerId, before_s: float) -> int:
+        """Count the calls on a worker that began before an instant, loop time, and are still under way."""
+        return sum(began_s < before_s for began_s in self._open.get(worker_id, ()))
 
     async def _send(self, url: WorkerUrl, call: Call) -> Answer:
         try:

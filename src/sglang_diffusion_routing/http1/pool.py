@@ -199,6 +199,10 @@ class Upstreams:
         """How many connections to this worker exist, busy and idle."""
         return self._open.get(worker_id, 0)
 
+    def open_since(self, worker_id: WorkerId, before_s: float) -> int:
+        """How many connections to this worker were made before an instant, loop time, and still stand."""
+        return sum(one.worker_id == worker_id and one.made_s < before_s for one in self._connections)
+
     def sweep(self) -> None:
         """Close what has been idle for too long."""
         oldest_allowed_s = self._loop.time() - self._idle_reuse_s

@@ -67,7 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
     reusable: the last reply left it in a state for another request.
     reused: it has served a request before, so its worker may have closed it unseen.
     idle_since_s: when it was given back, loop time.
-    made: it has been connected. counted: it is among the open ones of its pool.
+    made: it has been connected, at the instant `made_s`, loop time. counted: it is among the open ones of its pool.
     """
 
     __slots__ = (
@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         "decode_chunks",
         "idle_since_s",
         "made",
+        "made_s",
         "reusable",
         "reused",
         "sink",
@@ -100,6 +101,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.bytes_received = 0
         self.decode_chunks = False
         self.made = False
+        self.made_s = 0.0
         self.counted = True
         self._paused = False
         self._pool = pool
@@ -160,6 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
         # uvloop's transports implement asyncio.Transport without deriving from it.
         self.transport = cast("asyncio.Transport", transport)
         self.made = True
+        self.made_s = asyncio.get_running_loop().time()
 
     def data_received(self, data: bytes) -> None:
         sink = self.sink

@@ -66,9 +66,9 @@ class DataPlane:
     def counters(self) -> DataPlaneCounters:
         return self._shared.counters
 
-    def open_connections(self, worker_id: WorkerId) -> int:
-        """How many connections for requests to this worker exist."""
-        return self._upstreams.open_connections(worker_id)
+    def open_since(self, worker_id: WorkerId, before_s: float) -> int:
+        """How many connections for requests to this worker were made before an instant and still stand."""
+        return self._upstreams.open_since(worker_id, before_s)
 
     async def start(self) -> None:
         """Listen. Raises OSError when the address cannot be had."""
