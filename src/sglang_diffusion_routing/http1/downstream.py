@@ -47,8 +47,8 @@ class _State(Enum):
 
 
 _TCP_FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
-_LEFT = frozenset({7, 8})
-"""TCP states CLOSE and CLOSE_WAIT (Linux, include/net/tcp_states.h)."""
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+"""Linux, include/net/tcp_states.h."""
 _RESET = struct.pack("ii", 1, 0)
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 _HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
@@ -418,11 +418,14 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.abort()
 
     def _has_left(self) -> bool:
-        """Tell whether the client has closed its side: while nothing is read, the event loop does not say so."""
+        """Tell whether the client has gone: while nothing is read, the event loop does not say so."""
         sock = self.transport.get_extra_info("socket")
         if sock is None or self.transport.is_closing() or sock.family not in _TCP_FAMILIES:
             return False
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _LEFT
+        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        conversation = self.conversation
+        may_half_close = conversation is not None and conversation.survives_half_close
+        return state == _TCP_CLOSE or (state == _TCP_CLOSE_WAIT and not may_half_close)
 
     @property
     def _owes_body(self) -> bool:
