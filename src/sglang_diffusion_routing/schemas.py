@@ -179,16 +179,24 @@ class PauseReply(_Reply):
 
 
 class Abort(_Request):
-    """What to drop from the queue."""
+    """What to drop from the queue: exactly one of the three."""
 
-    all: bool = Field(description="drop everything that is queued")
+    all: bool | None = Field(None, description="true: everything that is queued")
+    rid: str | None = Field(None, min_length=1, description="the request with this X-Request-Id")
+    group: str | None = Field(None, min_length=1, description="the requests with this x-sglang-router-group")
 
     @field_validator("all")
     @classmethod
-    def _only_true(cls, value: bool) -> bool:
-        if not value:
+    def _only_true(cls, value: bool | None) -> bool | None:
+        if value is False:
             raise ValueError("must be true")
         return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Abort":
+        if [self.all, self.rid, self.group].count(None) != 2:
+            raise ValueError("the body must name one of: all, rid, group")
+        return self
 
 
 class AbortReply(_Reply):

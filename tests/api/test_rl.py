@@ -316,8 +316,25 @@ async def test_aborted_work_gets_499(router: RunningRouter) -> None:
     assert (status, error["code"]) == (499, "aborted")
 
 
+@pytest.mark.parametrize(
+    ("named", "header"), [({"rid": "r-7"}, "x-request-id"), ({"group": "r-7"}, "x-sglang-router-group")]
+)
+async def test_aborted_work_is_found_by_its_headers(router: RunningRouter, named: dict[str, str], header: str) -> None:
+    await router.post("/pause_generation")
+    work = asyncio.ensure_future(router.ask("POST", "/v1/images/generations", json=IMAGE, headers={header: "r-7"}))
+    other = asyncio.ensure_future(router.post("/v1/images/generations", IMAGE))
+
+    async def aborted() -> int:
+        return int((await router.post("/abort_request", named))[1]["aborted"])
+
+    await eventually(aborted, lambda count: count == 1)
+    assert (await work)[0] == 499
+    await router.post("/continue_generation")
+    assert (await other)[0] == 200
+
+
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("body", [b"{}", b'{"all":false}', b'{"rid":"x"}', b'{"all":true,"group":"x"}', b"[]", b"{"])
+@pytest.mark.parametrize("body", [b"{}", b'{"all":false}', b'{"rid":""}', b'{"all":true,"group":"x"}', b"[]", b"{"])
 async def test_a_wrong_abort_drops_nothing(shared_router: RunningRouter, body: bytes) -> None:
     status, _ = await shared_router.ask("POST", "/abort_request", content=body)
     assert status == 400

@@ -69,6 +69,26 @@ async def test_what_is_queued_is_dropped_and_nothing_else() -> None:
     assert isinstance(fleet.acquire(WorkSpec(), running), Lease)
     gate.pause(None)
     fleet.acquire(WorkSpec(), queued)
-    assert gate.abort_all() == 1
+    assert gate.abort() == 1
     assert isinstance(queued.error, Aborted)
     assert (fleet.scheduler.queued, fleet.scheduler.live_leases) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "dropped"),
+    [
+        ({"request_id": "r1"}, [True, False, False]),
+        ({"group": "g"}, [False, True, True]),
+        ({"group": "h"}, [False] * 3),
+    ],
+)
+async def test_one_request_or_one_group_is_dropped(named: dict[str, str], dropped: list[bool]) -> None:
+    fleet = RecordingFleet()
+    fleet.join("http://a:1")
+    gate, clients = Gate(fleet), [Client(), Client(), Client()]
+    gate.pause(None)
+    specs = [WorkSpec(request_id="r1"), WorkSpec(request_id="r2", group="g"), WorkSpec(group="g")]
+    for spec, client in zip(specs, clients, strict=True):
+        fleet.acquire(spec, client)
+    assert gate.abort(**named) == sum(dropped)
+    assert [isinstance(client.error, Aborted) for client in clients] == dropped

@@ -13,7 +13,9 @@ class Watcher:
 
     def __init__(self, connections: int = 0) -> None:
         self.reports: asyncio.Queue[SentinelLost] = asyncio.Queue()
-        self.sentinels = Sentinels(self.reports.put_nowait, lambda worker_id, before_s: connections, connect_timeout_s=2.0)
+        self.sentinels = Sentinels(
+            self.reports.put_nowait, lambda worker_id, before_s: connections, connect_timeout_s=2.0
+        )
 
     async def report(self) -> SentinelLost:
         async with asyncio.timeout(5):

@@ -97,9 +97,9 @@ async def continue_generation(request: Request, plane: Plane) -> Response:
     openapi_extra=json_body(Abort, required=True),
 )
 async def abort_request(request: Request, plane: Plane) -> Response:
-    """Drop everything that is queued; its clients get 499. Running work is left."""
-    await read_model(request, Abort)
-    return wire(AbortReply(aborted=plane.gate.abort_all()))
+    """Drop queued work: one request, a group or everything; its clients get 499. Running work is left."""
+    abort = await read_model(request, Abort)
+    return wire(AbortReply(aborted=plane.gate.abort(request_id=abort.rid, group=abort.group)))
 
 
 async def fall_back(request: Request, plane: ControlPlane) -> Response:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from sglang_diffusion_routing.control.ports import Fleet
+from sglang_diffusion_routing.core.work import WorkSpec
 from sglang_diffusion_routing.errors import Aborted
 
 _log = structlog.get_logger(__name__)
@@ -35,9 +37,14 @@ class Gate:
         _log.info("queue_resumed", queued=self._fleet.scheduler.queued)
         return self._fleet.scheduler.queued
 
-    def abort_all(self) -> int:
-        """Refuse everything that is queued; give its number."""
-        dropped = self._fleet.drop_queued(Aborted())
+    def abort(self, *, request_id: str | None = None, group: str | None = None) -> int:
+        """Refuse what is queued: one request, a group, or everything; give its number."""
+        matches: Callable[[WorkSpec], bool] | None = None
+        if request_id is not None:
+            matches = lambda spec: spec.request_id == request_id  # noqa: E731 - one of two conditions
+        elif group is not None:
+            matches = lambda spec: spec.group == group  # noqa: E731
+        dropped = self._fleet.drop_queued(Aborted(), matches)
         _log.info("queue_dropped", requests=dropped)
         return dropped
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from sglang_diffusion_routing.core.commands import Outcome
 from sglang_diffusion_routing.core.events import Event, HoldRequested, RefitRequested, SleepRequested, WakeRequested
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
+from sglang_diffusion_routing.core.work import WorkSpec
 from sglang_diffusion_routing.errors import RouterError
 
 Requested = HoldRequested | RefitRequested | SleepRequested | WakeRequested
@@ -64,5 +66,5 @@ class Fleet(Protocol):
     def resume(self) -> None:
         """Let the queue go on."""
 
-    def drop_queued(self, error: RouterError) -> int:
-        """Refuse everything that is queued, and tell how much that was."""
+    def drop_queued(self, error: RouterError, matches: Callable[[WorkSpec], bool] | None = None) -> int:
+        """Refuse what is queued, all of it or what matches, and tell how much that was."""

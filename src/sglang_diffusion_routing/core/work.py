@@ -30,6 +30,7 @@ class WorkSpec:
     size_bytes: bytes that waiting costs the router (head and what is kept of the body).
     deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
     avoid: workers that already failed this work.
+    request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
     """
 
     needs: Needs = Needs.ANY
@@ -40,6 +41,8 @@ class WorkSpec:
     size_bytes: int = 0
     deadline_s: float | None = None
     avoid: frozenset[WorkerId] = frozenset()
+    request_id: str = ""
+    group: str = ""
 
 
 class Result(IntEnum):

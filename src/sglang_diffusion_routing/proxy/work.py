@@ -33,6 +33,8 @@ LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
+GROUP = b"x-sglang-router-group"
+"""Names the group that a request belongs to, such as all samples of one prompt."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
@@ -113,7 +115,7 @@ class Work(Exchange):
         body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
         size_kib = (head.size_bytes + body_bytes + 1023) // 1024
         queue_timeout_s = shared.settings.queue_timeout_s
-        if queue_timeout_s is not None or self._model is not None or self._avoid:
+        if queue_timeout_s is not None or self._model is not None or self._avoid or self._is_named:
             deadline_s = None if queue_timeout_s is None else shared.leases.now_s() + queue_timeout_s
             return self._make_spec(size_kib, deadline_s)
         key = (self._route.name, size_kib)
@@ -121,6 +123,11 @@ class Work(Exchange):
         if spec is None:
             spec = shared.specs[key] = self._make_spec(size_kib, None)
         return spec
+
+    @property
+    def _is_named(self) -> bool:
+        """Whether the client has a name for this request, by which it may be dropped from the queue."""
+        return self.head.request_id is not None or GROUP in self.head.router_fields
 
     def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
         route = self._route
@@ -133,6 +140,8 @@ class Work(Exchange):
             size_bytes=size_kib * 1024,
             deadline_s=deadline_s,
             avoid=self._avoid,
+            request_id=(self.head.request_id or b"").decode("latin-1"),
+            group=self.head.router_fields.get(GROUP, b"").decode("latin-1"),
         )
 
     def granted(self, lease: Lease) -> None:

@@ -160,9 +160,12 @@ class Fleet:
         self._outbox.extend(self.scheduler.resume(self.now_s()))
         self._deliver()
 
-    def drop_queued(self, error: RouterError) -> int:
-        """Refuse everything that is queued, and tell how much that was."""
-        refused = self.scheduler.drop_all(error)
+    def drop_queued(self, error: RouterError, matches: Callable[[WorkSpec], bool] | None = None) -> int:
+        """Refuse what is queued, all of it or what matches, and tell how much that was."""
+        if matches is None:
+            refused = self.scheduler.drop_all(error)
+        else:
+            refused = self.scheduler.drop(lambda ticket: matches(ticket.spec), error)
         self._outbox.extend(refused)
         self._deliver()
         return len(refused)
