@@ -40,7 +40,7 @@ async def runtime(call_limit_s: float = 5.0) -> AsyncIterator[Runtime]:
     fleet = RecordingFleet()
     async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
         prober = Prober(fleet, api, interval_s=10.0, timeout_s=2.0, rng=random.Random(0))
-        sentinels = Sentinels(fleet.apply, lambda worker_id: 0, connect_timeout_s=2.0)
+        sentinels = Sentinels(fleet.apply, lambda worker_id, before_s: 0, connect_timeout_s=2.0)
         refitter = Refitter(fleet, api, call_limit_s=call_limit_s, max_reply_bytes=4096)
         effects = Effects(fleet, api, prober, sentinels, refitter, call_limit_s=call_limit_s)
         try:
