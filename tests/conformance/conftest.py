@@ -17,9 +17,8 @@ def module_worker() -> Iterator[ScriptedWorker]:
 
 @pytest.fixture(scope="module")
 def router(module_worker: ScriptedWorker) -> Iterator[RouterProcess]:
-    """No cap and short limits: what waits in the queue is no matter of these tests."""
-    flags = ["--max-concurrency-per-worker", "0", "--client-head-timeout", "2", "--client-body-timeout", "2"]
-    with RouterProcess([module_worker.url], *flags) as router:
+    """No cap: what waits in the queue is no matter of these tests."""
+    with RouterProcess([module_worker.url], "--max-concurrency-per-worker", "0") as router:
         router.wait_until_healthy(1)
         yield router
         assert router.is_running(), router.stderr()

@@ -1,5 +1,8 @@
 """Replies of every form that HTTP/1.1 allows, and what becomes of those that it does not."""
 
+import contextlib
+import threading
+
 import pytest
 
 from support.client import Client, Connect, cut_short, request
@@ -303,3 +306,27 @@ def test_a_reply_without_the_requests_end_closes_the_clients_connection(worker: 
     except (ConnectionResetError, BrokenPipeError, Ended):
         rest = b""
     assert rest == b""
+
+
+def test_an_early_refusal_is_read_while_much_of_the_body_is_still_under_way(
+    worker: ScriptedWorker, client: Client
+) -> None:
+    """The worker says no and closes; what the client still sends must not wipe that out with a reset."""
+    client.send(request(b"POST", b"/x", b"Content-Length: 50000000"))
+    exchange = worker.receive()
+    pushed = push(client, 2_000_000)
+    exchange.close(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+    pushed.join()
+    assert client.read_reply("POST").body == b"no"
+
+
+def push(client: Client, size: int) -> threading.Thread:
+    """Send bytes from a thread, however the connection ends."""
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            client.sock.sendall(bytes(size))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread

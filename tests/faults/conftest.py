@@ -26,7 +26,8 @@ def module_router(module_fleet: ScriptedFleet) -> Iterator[RouterProcess]:
 @pytest.fixture
 def fleet(module_fleet: ScriptedFleet, module_router: RouterProcess) -> Iterator[ScriptedFleet]:
     """The module's two workers, both listening, healthy and idle."""
-    module_fleet.restore()
+    for worker in module_fleet.restore():
+        module_router.revive(worker.url)
     module_router.wait_until_healthy(2)
     module_router.wait_until_idle()
     yield module_fleet

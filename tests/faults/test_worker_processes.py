@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from faults.conftest import QUICK_PROBES
 from support.client import Client, request
 from support.deadlines import eventually, eventually_equal
 from support.router import RouterProcess
@@ -13,6 +12,7 @@ from support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.e2e
 
+QUICK_PROBES = ("--health-check-interval", "0.2", "--probe-timeout", "0.5", "--health-check-failure-threshold", "2")
 WORK = request(b"POST", b"/rollout/generate", body=b'{"prompt":"x"}')
 
 

@@ -127,8 +127,8 @@ Connect = Callable[[], Client]
 class Crowd(list[Client]):
     """Many connections at once, closed together."""
 
-    def join(self, port: int) -> Client:
-        self.append(Client(port))
+    def join(self, port: int, *, receive_buffer: int | None = None) -> Client:
+        self.append(Client(port, receive_buffer=receive_buffer))
         return self[-1]
 
     def __enter__(self) -> Self:

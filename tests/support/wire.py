@@ -23,7 +23,7 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\x20-\x7e\t]*)?")
 LARGEST_HEAD = 256 * 1024
 
 
-class Ended(Exception):
+class Ended(EOFError):
     """The peer closed its side (FIN) where more bytes were due; `got` holds what came of them."""
 
     def __init__(self, got: bytes) -> None:

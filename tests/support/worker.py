@@ -199,11 +199,13 @@ class ScriptedFleet:
         for worker in self.workers:
             worker.hang_up()
 
-    def restore(self) -> None:
-        """Bring every worker that died back, without a handler."""
+    def restore(self) -> list[ScriptedWorker]:
+        """Take all handlers off and bring every worker that died back; give those."""
+        dead = [worker for worker in self.workers if not worker.is_listening]
         for worker in self.workers:
             worker.handler = None
             worker.listen()
+        return dead
 
     def take_failures(self) -> list[BaseException]:
         """Give what went wrong in the workers' threads since the last call."""
