@@ -1085,12 +1085,30 @@ class TestConnectionLimit:
             await one.released((0, Result.ABANDONED, 0), (0, Result.OK, 200), (0, Result.OK, 200))
 
 
-async def test_what_went_through_is_counted(one: World) -> None:
-    client = await one.connect()
-    peer = None
-    for status in (b"200 OK", b"404 No", b"302 Found"):
-        await client.send(post())
-        peer = peer or await one.accept()
-        await serve(peer, sized(b"", status))
+class TestCounters:
+    async def test_replies_are_counted_by_route_and_class(self, one: World) -> None:
+        client = await one.connect()
+        peer = None
+        for status in (b"200 OK", b"404 No", b"302 Found"):
+            await client.send(post())
+            peer = peer or await one.accept()
+            await serve(peer, sized(b"", status))
+            await reply(client)
+        assert one.plane.counters.requests["rollout"] == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+
+    async def test_bodies_are_counted_both_ways(self, one: World) -> None:
+        client, peer, _ = await started(one, post(body=b"x" * 300_000))
+        await peer.send(sized(b"y" * 700_000))
         await reply(client)
-    assert one.plane.counters.requests["rollout"] == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+        # Heads count or not; they are small.
+        assert 300_000 <= one.plane.counters.bytes_to_workers < 305_000
+        assert 700_000 <= one.plane.counters.bytes_to_clients < 705_000
+
+    async def test_orphans_are_counted_while_there_are_any(self, one: World) -> None:
+        client, peer, _ = await started(one)
+        await client.close()
+        await eventually(lambda: one.plane.counters.orphans == 1)
+        assert one.plane.counters.orphans_now == 1
+        await peer.send(sized())
+        await one.released((0, Result.OK, 200))
+        assert (one.plane.counters.orphans, one.plane.counters.orphans_now) == (1, 0)

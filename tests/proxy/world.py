@@ -158,6 +158,10 @@ class World:
     async def accept_control(self) -> Peer:
         return await soon(self.control.get())
 
+    def hide_control(self) -> None:
+        """Let the control app's socket vanish."""
+        Path(self.control_path).unlink()
+
     def _control_connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
         self.control_peers.append(peer)
