@@ -45,6 +45,7 @@ _WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _ENDED = Phase
 class Exchange(Turns):
     """One request under way.
 
+    body_bytes, reply_bytes: of the request's body, and of the reply with its head, as far as they have come.
     replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
     origin: the client's connection, also after it has gone. worker_failed: the reply broke off or was not HTTP.
     """
@@ -56,7 +57,8 @@ class Exchange(Turns):
     phase = Phase.WAITING
     reply_begun = False
     worker_failed = False
-    _kept_bytes = 0
+    body_bytes = 0
+    reply_bytes = 0
     _body_done = False
     _upstream_full = False
     _connecting: asyncio.Task[None] | None = None
@@ -93,7 +95,7 @@ class Exchange(Turns):
         spans = [self.upstream_head()]
         if self._kept:
             spans += self._kept
-        if self._kept_bytes > self._replay_max_bytes:
+        if self.body_bytes > self._replay_max_bytes:
             self._kept = None
         self._upstream_full = False
         upstream.send(self, spans, to_head=self.head.method == b"HEAD")
@@ -146,15 +148,16 @@ class Exchange(Turns):
         if self._body_done:
             return
         self._body_done = done
-        if self._kept is not None and span:
-            self._kept.append(span)
-            self._kept_bytes += len(span)
+        if span:
+            self.body_bytes += len(span)
+            if self._kept is not None:
+                self._kept.append(span)
         if self.phase is _WAITING:
-            if not done and self._kept_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
+            if not done and self.body_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
                 self.downstream.pause_body()
             self.on_body()
             return
-        if self._kept_bytes > self._replay_max_bytes:
+        if self.body_bytes > self._replay_max_bytes:
             self._kept = None
         if self.upstream is not None and span:
             self.upstream.write(span)
@@ -369,6 +372,7 @@ class Exchange(Turns):
         upstream = self.upstream
         self.upstream = None
         if upstream is not None:
+            self.reply_bytes = upstream.bytes_received
             if self._body_done and not self._upstream_full:
                 self.upstreams.give_back(upstream)
             else:
@@ -455,6 +459,7 @@ class Exchange(Turns):
         upstream = self.upstream
         self.upstream = None
         if upstream is not None:
+            self.reply_bytes = upstream.bytes_received
             upstream.close()
 
     @property

@@ -77,7 +77,7 @@ class Call(Exchange):
 
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
         status = self._status if head is None else head.status
-        self._shared.counters.requests[self._route.name][status // 100] += 1
+        self._shared.counters.count(self._route.name, status, self.body_bytes, self.reply_bytes)
 
 
 class ControlCall(Call):

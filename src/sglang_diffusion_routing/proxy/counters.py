@@ -25,3 +25,9 @@ class DataPlaneCounters:
     tunnels_now: int = 0
     connections: int = 0
     connections_now: int = 0
+
+    def count(self, route: str, status: int, body_bytes: int, reply_bytes: int) -> None:
+        """Add one request that has ended. status: 0 when there was no reply."""
+        self.requests[route][status // 100] += 1
+        self.bytes_to_workers += body_bytes
+        self.bytes_to_clients += reply_bytes

@@ -95,7 +95,8 @@ class Jobs:
         try:
             await self._until_ended(job)
         finally:
-            self._running.pop((job.kind, job.job_id), None)
+            if self._running.get((job.kind, job.job_id)) is job:
+                del self._running[job.kind, job.job_id]
             job.release(Result.OK)
 
     async def _until_ended(self, job: _Job) -> None:

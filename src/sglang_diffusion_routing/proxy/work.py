@@ -61,6 +61,7 @@ class Work(Exchange):
     _looked: bytearray | None = None
     _timer: asyncio.TimerHandle | None = None
     _tunnel: Tunnel | None = None
+    _is_orphan = False
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
@@ -78,9 +79,9 @@ class Work(Exchange):
             return
         if self.head.has_body and self._shared.leases.scheduler.model_matters:
             # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
-            if not self._seen_enough() and self._kept_bytes < self._next_look_bytes:
+            if not self._seen_enough() and self.body_bytes < self._next_look_bytes:
                 return
-            self._next_look_bytes = 2 * self._kept_bytes
+            self._next_look_bytes = 2 * self.body_bytes
             self._model = self._named_model()
             if self._model is None and not self._seen_enough():
                 return
@@ -88,7 +89,7 @@ class Work(Exchange):
 
     def _seen_enough(self) -> bool:
         # With an expectation the body comes only after a worker has said 100.
-        return self.body_done or self.head.expects_continue or self._kept_bytes >= READ_AHEAD_BYTES
+        return self.body_done or self.head.expects_continue or self.body_bytes >= READ_AHEAD_BYTES
 
     def _named_model(self) -> str | None:
         raw = b"".join(self.kept_spans)
@@ -330,9 +331,11 @@ class Work(Exchange):
             assert self._worker is not None
             self.on_connect_failed(ConnectFailed(str(self._worker.url), reason))
             return
-        self._drop_upstream()
+        upstream = self.upstream
         self._on_reused = False
         self.upstream_lost(None)
+        if upstream is not None:
+            upstream.close()
 
     def worker_draining(self) -> None:
         """A tunnel would hold up its worker's drain for ever."""
@@ -348,7 +351,7 @@ class Work(Exchange):
 
     def on_orphaned(self) -> None:
         settings = self._shared.settings
-        self._shared.counters.orphans += 1
+        self._count_orphan(1)
         if settings.on_disconnect == OnDisconnect.CANCEL:
             self.give_up()
             return
@@ -356,7 +359,14 @@ class Work(Exchange):
         self._timer = asyncio.get_running_loop().call_later(settings.orphan_timeout_s, self.give_up)
 
     def on_rejoined(self) -> None:
+        self._count_orphan(-1)
         self._cancel_timer()
+
+    def _count_orphan(self, change: int) -> None:
+        counters = self._shared.counters
+        self._is_orphan = change > 0
+        counters.orphans_now += change
+        counters.orphans += self._is_orphan
 
     # the end
 
@@ -375,11 +385,13 @@ class Work(Exchange):
 
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
         self._shared.repeats.forget(self)
+        if self._is_orphan:
+            self._count_orphan(-1)
         if self._ticket is not None:
             self._shared.leases.abandon(self._ticket)
             self._ticket = None
         status = self._status if head is None else head.status
-        self._shared.counters.requests[self._route.name][status // 100] += 1
+        self._shared.counters.count(self._route.name, status, self.body_bytes, self.reply_bytes)
         result = self._result
         if result is None:
             if whole:
