@@ -109,7 +109,11 @@ async def connected(port: int, *, receive_buffer: int | None = None) -> Peer:
     sock.setblocking(False)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await soon(asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port)))
+    try:
+        await soon(asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port)))
+    except BaseException:
+        sock.close()
+        raise
     return Peer(*await asyncio.open_connection(sock=sock, limit=1024 if receive_buffer else 2**20))
 
 

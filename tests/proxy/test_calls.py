@@ -85,8 +85,7 @@ class TestControl:
         await client.close()
         # It may only have stopped sending: that it is gone shows when the next events cannot be delivered.
         with pytest.raises(ConnectionError):
-            for _ in range(1000):
-                await app.send(b"1\r\nx\r\n")
+            await app.send(*[b"1\r\nx\r\n"] * 1000)
 
     async def test_a_client_that_only_stops_sending_gets_its_reply(self, one: World) -> None:
         client = await one.ask(get(b"/health"))

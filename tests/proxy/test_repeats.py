@@ -1,0 +1,233 @@
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from http1.peers import Peer, eventually, turns
+from proxy.world import World, get, post, reply, serve, sized, world
+from sglang_diffusion_routing.core.work import Result
+
+pytestmark = pytest.mark.loopback
+
+KEY = b"Idempotency-Key: k-1"
+
+
+@pytest.fixture
+async def one() -> AsyncIterator[World]:
+    async with world(1) as one:
+        yield one
+
+
+def keyed(body: bytes = b"{}", *fields: bytes, path: bytes = b"/rollout/generate", key: bytes = KEY) -> bytes:
+    return post(path, body, key, *fields)
+
+
+async def first(world: World, request: bytes | None = None) -> tuple[Peer, Peer]:
+    """Let a keyed request come to the worker whole; give its client and the worker's connection."""
+    client = await world.ask(request or keyed())
+    peer = await world.accept()
+    await serve(peer)
+    return client, peer
+
+
+async def code(client: Peer) -> tuple[int, str]:
+    status, _, body = await reply(client)
+    return status, json.loads(body)["code"]
+
+
+async def test_a_repeat_of_what_runs_gets_the_same_reply_and_no_lease(one: World) -> None:
+    client, peer = await first(one)
+    repeats = [await one.ask(keyed()) for _ in range(2)]
+    await turns(100)
+    assert one.in_flight() == [1]
+    await peer.send(sized(b"once"))
+    for each in (client, *repeats):
+        assert (await reply(each))[2] == b"once"
+    await one.released((0, Result.OK, 200))
+    assert one.accepted.empty()
+
+
+async def test_a_repeat_of_what_is_queued_joins_it_too() -> None:
+    async with world(1, cap=1) as one:
+        busy, peer = await first(one, post())
+        client = await one.ask(keyed())
+        await eventually(lambda: one.fleet.scheduler.queued == 1)
+        repeat = await one.ask(keyed())
+        await turns(100)
+        assert one.fleet.scheduler.queued == 1
+        await peer.send(sized())
+        await reply(busy)
+        await serve(peer, sized(b"once"))
+        for each in (client, repeat):
+            assert (await reply(each))[2] == b"once"
+        await one.released((0, Result.OK, 200), (0, Result.OK, 200))
+
+
+async def test_a_client_that_comes_back_gets_what_it_left(one: World) -> None:
+    client, peer = await first(one)
+    await client.close()
+    await eventually(lambda: one.plane.counters.orphans == 1)
+    again = await one.ask(keyed())
+    await turns(100)
+    await peer.send(sized(b"once"))
+    assert (await reply(again))[2] == b"once"
+    await one.released((0, Result.OK, 200))
+
+
+async def test_one_that_came_back_is_not_given_up_for_the_first_s_sake() -> None:
+    async with world(1, orphan_timeout_s=0.1) as one:
+        client, peer = await first(one)
+        await client.close()
+        await eventually(lambda: one.plane.counters.orphans == 1)
+        again = await one.ask(keyed())
+        began_s = one.fleet.now_s()
+        await eventually(lambda: one.fleet.now_s() > began_s + 0.15)
+        await peer.send(sized(b"once"))
+        assert (await reply(again))[2] == b"once"
+
+
+async def test_a_failure_reaches_all_and_another_worker_serves_all() -> None:
+    async with world(2) as two:
+        client, peer = await first(two)
+        repeat = await two.ask(keyed())
+        await turns(100)
+        await peer.close()
+        second = await two.accept()
+        await serve(second, sized(b"second"))
+        for each in (client, repeat):
+            assert (await reply(each))[2] == b"second"
+
+
+async def test_a_failure_reaches_all_when_only_the_repeat_still_waits() -> None:
+    async with world(2) as two:
+        client, peer = await first(two)
+        repeat = await two.ask(keyed())
+        await turns(100)
+        await client.close()
+        await eventually(lambda: two.plane.counters.connections_now == 1)
+        await peer.close()
+        second = await two.accept()
+        await serve(second, sized(b"second"))
+        assert (await reply(repeat))[2] == b"second"
+
+
+async def test_after_the_end_the_key_is_free(one: World) -> None:
+    client, peer = await first(one)
+    await peer.send(sized(b"first"))
+    assert (await reply(client))[2] == b"first"
+    again = await one.ask(keyed())
+    await serve(peer, sized(b"second"))
+    assert (await reply(again))[2] == b"second"
+    await one.released((0, Result.OK, 200), (0, Result.OK, 200))
+
+
+async def test_after_a_refusal_the_key_is_free() -> None:
+    async with world(0) as none:
+        client = await none.ask(keyed())
+        assert await code(client) == (503, "no_routable_worker")
+        await none.add_worker()
+        await client.send(keyed())
+        await serve(await none.accept(), sized())
+        assert (await reply(client))[0] == 200
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "other",
+        [
+            keyed(b"a longer body"),
+            keyed(path=b"/rollout/generate?x"),
+            keyed(path=b"/v1/diffusion/generate"),
+            keyed().replace(b"POST", b"PUT"),
+        ],
+    )
+    async def test_a_key_is_for_one_request(self, one: World, other: bytes) -> None:
+        client, peer = await first(one)
+        status, said = await code(await one.ask(other))
+        assert 400 <= status < 500
+        assert said == "idempotency_key_reused"
+        await peer.send(sized())
+        assert (await reply(client))[0] == 200
+
+    async def test_a_repeat_of_an_upload_under_way_comes_too_early(self, one: World) -> None:
+        client = await one.ask(keyed(b"hello")[:-1])
+        peer = await one.accept()
+        await peer.read_head()
+        status, said = await code(await one.ask(keyed(b"hello")))
+        assert (status, said) == (409, "idempotency_key_in_use")
+        await client.send(b"o")
+        assert await peer.read(5) == b"hello"
+        await peer.send(sized())
+        assert (await reply(client))[0] == 200
+
+    async def test_a_repeat_of_a_reply_under_way_comes_too_late(self, one: World) -> None:
+        client, peer = await first(one)
+        await peer.send(sized(b"x" * 10)[:-5])
+        await client.read_head()
+        assert await code(await one.ask(keyed())) == (409, "idempotency_key_in_use")
+        await peer.send(b"x" * 5)
+        assert await client.read(10) == b"x" * 10
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("fields", "key"),
+        [
+            ([], b"Idempotency-Key: k-2"),
+            ([], b"X: 1"),
+            ([b"Authorization: Bearer other"], KEY),
+        ],
+    )
+    async def test_another_key_or_another_client_s_is_another_request(
+        self, one: World, fields: list[bytes], key: bytes
+    ) -> None:
+        client, peer = await first(one)
+        other = await one.ask(keyed(b"{}", *fields, key=key))
+        second = await one.accept()
+        await serve(second, sized(b"other"))
+        assert (await reply(other))[2] == b"other"
+        await peer.send(sized(b"first"))
+        assert (await reply(client))[2] == b"first"
+
+    async def test_the_same_client_s_is_the_same(self, one: World) -> None:
+        mine = b"Authorization: Bearer mine"
+        client, peer = await first(one, keyed(b"{}", mine))
+        repeat = await one.ask(keyed(b"{}", mine))
+        await turns(100)
+        await peer.send(sized(b"once"))
+        for each in (client, repeat):
+            assert (await reply(each))[2] == b"once"
+
+    async def test_the_worker_sees_the_key(self, one: World) -> None:
+        client = await one.ask(keyed())
+        assert KEY + b"\r\n" in await serve(await one.accept(), sized())
+        await reply(client)
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            get(b"/stats", KEY),
+            post(b"/rollout/generate", b"{}", KEY).replace(b"HTTP/1.1", b"HTTP/1.0"),
+            get(b"/v1/realtime_video/generate", KEY, b"Upgrade: websocket", b"Connection: Upgrade"),
+        ],
+    )
+    async def test_reads_tunnels_and_http_1_0_are_not_joined(self, one: World, request_: bytes) -> None:
+        clients = [await one.ask(request_) for _ in range(2)]
+        for _ in clients:
+            peer = await one.accept()
+            await serve(peer, sized(b"own"))
+        for client in clients:
+            assert (await reply(client))[2] == b"own"
+        await one.released(*[(0, Result.OK, 200)] * 2)
+
+
+async def test_a_job_is_created_once(one: World) -> None:
+    client, peer = await first(one, keyed(path=b"/v1/videos"))
+    repeat = await one.ask(keyed(path=b"/v1/videos"))
+    await turns(100)
+    await peer.send(sized(b'{"id":"v1"}'))
+    for each in (client, repeat):
+        assert (await reply(each))[2] == b'{"id":"v1"}'
+    assert len(one.plane.jobs) == 1
+    one.lose(one.workers[0])
+    await one.released((0, Result.DIED, 0))
