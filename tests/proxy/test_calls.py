@@ -73,6 +73,57 @@ class TestControl:
             await serve(app, sized())
             assert (await reply(client))[0] == 200
 
+    @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"])
+    async def test_an_idle_connection_that_breaks_in_the_moment_of_use_is_made_anew(
+        self, one: World, method: bytes
+    ) -> None:
+        client, app = await self.with_idle_connection(one)
+        await client.send(post(b"/workers/w").replace(b"POST", method))
+        sent = await serve(app)
+        await app.close()
+        fresh = await one.accept_control()
+        again = await serve(fresh, sized(b"", b"200 OK", b"X: fresh"))
+        assert again.startswith(b"%b /workers/w HTTP/1.1\r\n" % method)
+        assert again.endswith(b"\r\n\r\n{}")
+        for name in (b"x-request-id", b"x-sglang-router-peer"):
+            assert values(again, name) == values(sent, name) != []
+        assert values(await client.read_head(), b"x") == [b"fresh"]
+
+    async def test_it_is_made_anew_once(self, one: World) -> None:
+        client, app = await self.with_idle_connection(one)
+        await client.send(get(b"/workers"))
+        for each in (app, None):
+            app = each or await one.accept_control()
+            await serve(app)
+            await app.close()
+        assert await code(client) == (502, "upstream_died")
+        assert one.control.empty()
+
+    async def test_what_may_not_be_done_twice_is_not_sent_again(self, one: World) -> None:
+        client, app = await self.with_idle_connection(one)
+        await client.send(post(b"/workers"))
+        await serve(app)
+        await app.close()
+        assert await code(client) == (502, "upstream_died")
+        assert one.control.empty()
+
+    async def test_what_is_no_longer_kept_is_not_sent_again(self) -> None:
+        async with world(0, replay_max_bytes=10) as none:
+            client, app = await self.with_idle_connection(none)
+            await client.send(post(b"/workers/w", b"x" * 11).replace(b"POST", b"PUT"))
+            await serve(app)
+            await app.close()
+            assert await code(client) == (502, "upstream_died")
+            assert none.control.empty()
+
+    async def with_idle_connection(self, world: World) -> tuple[Peer, Peer]:
+        """Let one request pass; give its client, and the connection that the next request will use."""
+        client = await world.ask(get(b"/health"))
+        app = await world.accept_control()
+        await serve(app, sized())
+        assert (await reply(client))[0] == 200
+        return client, app
+
     async def test_a_stream_of_events_passes_as_it_comes_and_ends_with_its_client(self, one: World) -> None:
         client = await one.ask(get(b"/dashboard/events"))
         app = await one.accept_control()
@@ -174,6 +225,34 @@ class TestJob:
         client = await two.ask(get(b"/v1/videos/none"))
         assert await code(client) == (404, "unknown_job")
 
+    async def test_the_workers_are_asked_once_however_the_body_comes(self, two: World) -> None:
+        two.jobs.may_locate.clear()
+        two.jobs.places["videos", "v2"] = two.workers[0].worker_id
+        client = await two.ask(post(b"/v1/videos/v2", b"abc").replace(b"POST", b"DELETE")[:-3])
+        await eventually(lambda: two.jobs.located)
+        await client.send(b"a", b"b")
+        two.jobs.may_locate.set()
+        peer = await two.accept()
+        await client.send(b"c")
+        assert (await serve(peer, sized())).endswith(b"abc")
+        assert (await reply(client))[0] == 200
+        assert two.jobs.located == [("videos", "v2")]
+
+    async def test_what_was_found_on_a_worker_that_left_meanwhile_is_a_404(self, two: World) -> None:
+        two.jobs.may_locate.clear()
+        two.jobs.places["videos", "v2"] = two.workers[0].worker_id
+        client = await two.ask(get(b"/v1/videos/v2"))
+        await eventually(lambda: two.jobs.located)
+        two.fleet.apply(ev.RemovalRequested(two.workers[0].worker_id, force=True))
+        two.jobs.may_locate.set()
+        assert await code(client) == (404, "unknown_job")
+
+    async def test_what_was_found_on_a_worker_that_is_out_of_reach_is_a_503(self, two: World) -> None:
+        two.jobs.places["videos", "v2"] = two.workers[0].worker_id
+        two.fleet.apply(ev.QuarantineRequested(two.workers[0].worker_id))
+        client = await two.ask(get(b"/v1/videos/v2"))
+        assert await code(client) == (503, "owner_unavailable")
+
     async def test_a_client_that_leaves_while_the_workers_are_asked_leaves_nothing(self, two: World) -> None:
         two.jobs.may_locate.clear()
         client = await two.ask(get(b"/v1/videos/none"))
@@ -202,11 +281,34 @@ class TestJob:
         assert json.loads(body)["status"] == "quarantined"
         assert int(fields[b"retry-after"]) >= 1
 
-    async def test_an_owner_that_falls_asleep_is_a_503(self, two: World) -> None:
-        two.fleet.apply(ev.SleepRequested(two.workers[1].worker_id))
-        client = await two.ask(get(b"/v1/videos/v1"))
-        status, _, body = await reply(client)
-        assert (status, json.loads(body)["status"]) == (503, "releasing")
+    async def test_an_owner_is_out_of_reach_for_as_long_as_it_sleeps(self, two: World) -> None:
+        owner = two.workers[1]
+        client = await two.connect()
+
+        async def refusal() -> tuple[int, str, bytes]:
+            await client.send(get(b"/v1/videos/v1"))
+            status, fields, body = await reply(client)
+            return status, json.loads(body)["status"], fields[b"retry-after"]
+
+        def command_succeeded() -> None:
+            two.fleet.apply(ev.CommandSucceeded(owner.worker_id, two.record(owner).command_id))
+
+        two.fleet.apply(ev.SleepRequested(owner.worker_id))
+        assert await refusal() == (503, "releasing", b"5")
+        command_succeeded()
+        assert await refusal() == (503, "sleeping", b"5")
+        two.fleet.apply(ev.WakeRequested(owner.worker_id))
+        assert await refusal() == (503, "resuming", b"5")
+        command_succeeded()
+        await client.send(get(b"/v1/videos/v1"))
+        await serve(await two.accept(), sized())
+        assert (await reply(client))[0] == 200
+
+    async def test_an_owner_that_drains_still_hands_out_what_it_made(self, two: World) -> None:
+        two.fleet.apply(ev.HoldRequested(two.workers[1].worker_id))
+        client = await two.ask(get(b"/v1/videos/v1/content"))
+        await serve(await two.accept(), sized(b"film"))
+        assert (await reply(client))[2] == b"film"
 
     async def test_an_owner_that_does_not_listen_is_a_502(self, two: World) -> None:
         two.workers[1].stop()
@@ -233,6 +335,26 @@ class TestJob:
         fresh = await two.accept()
         await serve(fresh, sized(b"{}"))
         assert (await reply(client))[0] == 200
+
+    async def test_a_posted_call_is_not_sent_again(self, two: World) -> None:
+        client = await two.ask(get(b"/v1/videos/v1"))
+        peer = await two.accept()
+        await serve(peer, sized(b"{}"))
+        await reply(client)
+        await client.send(post(b"/v1/videos/v1"))
+        await serve(peer)
+        await peer.close()
+        assert await code(client) == (502, "upstream_died")
+        assert two.accepted.empty()
+
+    async def test_a_part_of_the_content_is_passed_on_as_the_part_that_it_is(self, two: World) -> None:
+        client = await two.ask(get(b"/v1/videos/v1/content", b"Range: bytes=2-5", b'If-Range: "e"'))
+        peer = await two.accept()
+        part = [b"content-type: video/mp4", b"content-range: bytes 2-5/10", b"accept-ranges: bytes", b'etag: "e"']
+        request = await serve(peer, sized(b"2345", b"206 Partial Content", *part))
+        assert (values(request, b"range"), values(request, b"if-range")) == ([b"bytes=2-5"], [b'"e"'])
+        status, fields, body = await reply(client)
+        assert (status, fields[b"content-range"], fields[b"etag"], body) == (206, b"bytes 2-5/10", b'"e"', b"2345")
 
     async def test_a_client_that_leaves_takes_its_call_along(self, two: World) -> None:
         client = await two.ask(get(b"/v1/videos/v1/content"))

@@ -1,10 +1,9 @@
 import asyncio
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 
-from http1.peers import eventually, turns
+from http1.peers import eventually, soon, turns
 from proxy.world import Jobs as Asked
 from proxy.world import Ledger
 from sglang_diffusion_routing.core import events as ev
@@ -111,25 +110,65 @@ class TestPolling:
         assert scene.asked.asked == []
 
     async def test_it_is_asked_ever_more_seldom(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "FIRST_POLL_S", 0.01)
-        monkeypatch.setattr(module, "LAST_POLL_S", 0.08)
-        loop = asyncio.get_running_loop()
-        asked_s: list[float] = [loop.time()]
-        status = scene.asked.status
+        waits_s: list[float] = []
+        timeout = asyncio.timeout
 
-        async def timed(kind: str, job_id: str, worker: Worker) -> JobStatus:
-            asked_s.append(loop.time())
-            return ENDED if len(asked_s) == 9 else await status(kind, job_id, worker)
+        def no_time(delay_s: float | None) -> asyncio.Timeout:
+            """Write down how long the one who follows the job means to wait, and let that be over at once."""
+            task = asyncio.current_task()
+            if task is None or task.get_name() != "follow-videos":
+                return timeout(delay_s)
+            assert delay_s is not None
+            waits_s.append(delay_s)
+            return timeout(0)
 
-        monkeypatch.setattr(scene.asked, "status", timed)
+        monkeypatch.setattr(asyncio, "timeout", no_time)
+        scene.asked.statuses.extend([RUNNING] * 6 + [LOST, ENDED])
         scene.watch("v1")
         await scene.ended(Result.OK)
-        waits_s = [later_s - earlier_s for earlier_s, later_s in pairwise(asked_s)]
-        least_s = [min(0.01 * 1.5**number, 0.08) for number in range(8)]
-        # A timer of the loop may fire up to a millisecond early.
-        assert [
-            wait_s for wait_s, at_least_s in zip(waits_s, least_s, strict=True) if wait_s < at_least_s - 0.001
-        ] == []
+        assert waits_s == [1.0, 1.5, 2.25, 3.375, 5.0625, 7.59375, 10.0, 10.0, 10.0]
+        assert len(scene.asked.asked) == 9
+
+
+@pytest.mark.usefixtures("fast")
+class TestNewsDuringAQuestion:
+    """What is heard while the worker is being asked is newer than what it answers."""
+
+    @pytest.fixture
+    async def asking(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> asyncio.Future[JobStatus]:
+        """A question about the job `v1` is under way; the future is its answer."""
+        answer: asyncio.Future[JobStatus] = asyncio.get_running_loop().create_future()
+        asked = asyncio.Event()
+
+        async def status(kind: str, job_id: str, worker: Worker) -> JobStatus:
+            asked.set()
+            return await answer
+
+        monkeypatch.setattr(scene.asked, "status", status)
+        scene.watch("v1")
+        await soon(asked.wait())
+        return answer
+
+    async def test_an_end_that_a_client_heard_counts(self, scene: Scene, asking: asyncio.Future[JobStatus]) -> None:
+        scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
+        asking.set_result(RUNNING)
+        await scene.ended(Result.OK)
+
+    async def test_a_deletion_counts(self, scene: Scene, asking: asyncio.Future[JobStatus]) -> None:
+        scene.jobs.deleted("videos", "v1")
+        asking.set_result(ENDED)
+        await eventually(lambda: scene.asked.barriers == [WORKER])
+        assert scene.fleet.ends == []
+        scene.asked.barrier_is_back.set()
+        await scene.ended(Result.OK)
+
+    async def test_a_lost_worker_has_lost_the_job_whatever_it_says(
+        self, scene: Scene, asking: asyncio.Future[JobStatus]
+    ) -> None:
+        scene.fleet.apply(ev.WorkerDied(WORKER, scene.worker.incarnation, "gone"))
+        assert [result for _, result, _ in scene.fleet.ends] == [Result.DIED]
+        asking.set_result(RUNNING)
+        await scene.ended(Result.DIED)
 
 
 class TestNews:
