@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from support.deadlines import PATIENCE_S
+from support.unread import unread_by_peer
 
 Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields in order: name as spelt, value without the whitespace around it."""
@@ -65,7 +65,7 @@ class Stream:
     def wait_until_read(self, *, at_most_s: float = 0.2) -> bool:
         """Wait until the peer's process has taken all sent bytes off its socket; False if it did not in time."""
         deadline_s = time.monotonic() + at_most_s
-        while _unread_by_peer(self.sock):
+        while unread_by_peer(self.sock):
             if time.monotonic() > deadline_s:
                 return False
             time.sleep(0.0005)
@@ -239,16 +239,3 @@ def chunk(data: bytes, extension: bytes = b"") -> bytes:
 def chunked(*pieces: bytes, trailers: bytes = b"") -> bytes:
     """Frame a whole chunked body."""
     return b"".join(map(chunk, pieces)) + b"0\r\n" + trailers + b"\r\n"
-
-
-def _unread_by_peer(sock: socket.socket) -> int:
-    """Count the bytes that lie unread on the other end, which must be on this host (proc(5): /proc/net/tcp)."""
-    wanted = f"{_proc_address(sock.getpeername())} {_proc_address(sock.getsockname())} "
-    for row in Path("/proc/net/tcp").read_text().splitlines():
-        if wanted in row:
-            return int(row.split()[4].split(":")[1], 16)
-    return 0
-
-
-def _proc_address(address: tuple[str, int]) -> str:
-    return f"{int.from_bytes(socket.inet_aton(address[0]), 'little'):08X}:{address[1]:04X}"
