@@ -34,6 +34,18 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+async def settled(read: Callable[[], int]) -> int:
+    """Let the loop turn until a number has stood still for a while: give it."""
+    async with asyncio.timeout(PATIENCE_S):
+        value, still = read(), 0
+        while still < 200:
+            await asyncio.sleep(0)
+            now = read()
+            still = still + 1 if now == value else 0
+            value = now
+    return value
+
+
 class Peer:
     """One end of a connection. What it does not `read` stays in the kernel, once a little has been read ahead."""
 
@@ -75,6 +87,10 @@ class Peer:
         except ConnectionResetError:
             return True
         return False
+
+    async def held_back(self) -> int:
+        """Wait until no more of what was written leaves this process; give the bytes that are left."""
+        return await settled(self.writer.transport.get_write_buffer_size)
 
     def half_close(self) -> None:
         self.writer.write_eof()

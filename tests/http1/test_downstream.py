@@ -157,8 +157,7 @@ class TestPipelining:
         client = await listener.connect(receive_buffer=4096)
         client.writer.write(GET % 1 + b"x" * (32 * 2**20))
         await listener.hears(1)
-        await turns(200)
-        assert client.writer.transport.get_write_buffer_size() > 8 * 2**20
+        assert await client.held_back() > 8 * 2**20
         assert PIPELINE_BYTES < 2**20
 
 
@@ -566,6 +565,32 @@ class TestDeadlines:
         assert listener.gone == []
         listener.pass_time(301)
         await eventually(lambda: listener.gone)
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf",
+        ],
+    )
+    async def test_the_rest_of_a_last_reply_may_take_its_time(self, listener: Listener, request_: bytes) -> None:
+        client = await listener.connect(receive_buffer=4096)
+        await client.send(request_)
+        heard = await listener.hears(1)
+        client.pause()
+        transport = heard.connection.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listener.pass_time(20)
+        heard.answer(bytes(60_000))
+        for _ in range(3):
+            listener.pass_time(20)
+            await turns()
+        assert listener.gone == []
+        client.resume()
+        await client.read_head()
+        assert await client.read(60_000) == bytes(60_000)
+        assert await client.read_to_end() == b""
 
     async def test_after_a_refusal_a_client_has_a_moment_to_read_it(self, listener: Listener) -> None:
         client = await listener.connect()

@@ -8,7 +8,6 @@ import pytest
 from http1.peers import FakeWorker, Peer, eventually, turns
 from http1.relaying import Relay, relaying
 from sglang_diffusion_routing.errors import UpstreamTimeout
-from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES
 
 pytestmark = pytest.mark.loopback
 
@@ -253,19 +252,29 @@ class TestBackPressure:
         other = await join(relay)
         other.pause()
         size = 32 * MEBI
+        reading = asyncio.ensure_future(client.read(size))
         peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
-        await client.read_head()
         await eventually(lambda: relay.joined[0].full)
-        await turns(200)
-        assert peer.writer.transport.get_write_buffer_size() > 8 * MEBI
-        kept_bytes = [connection.transport.get_write_buffer_size() for connection in relay.listener.connections]
-        # What is too much is one read of the worker's connection: up to 256 KiB.
-        assert max(kept_bytes) <= WRITE_HIGH_WATER_BYTES + 256 * 1024
+        assert not reading.done()
+        assert await peer.held_back() > 8 * MEBI
+        other.resume()
+        assert (await other.read_head()).startswith(b"HTTP/1.1 200 ")
+        assert await other.read(size) == bytes(size)
+        await reading
+        await relay.exchanges[0].ended()
+
+    async def test_the_only_one_left_holds_up_the_worker(self, relay: Relay) -> None:
+        client, peer = await first(relay)
+        other = await join(relay)
+        await client.close()
+        await eventually(lambda: relay.exchanges[0].downstream is None)
+        other.pause()
+        size = 32 * MEBI
+        peer.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        assert await peer.held_back() > 8 * MEBI
         other.resume()
         await other.read_head()
-        for body in await asyncio.gather(client.read(size), other.read(size)):
-            assert body == bytes(size)
-        await relay.exchanges[0].ended()
+        assert await other.read(size) == bytes(size)
 
     @pytest.mark.parametrize("how", ["close", "reset"])
     async def test_a_slow_client_that_leaves_holds_up_nobody(self, relay: Relay, how: str) -> None:

@@ -411,6 +411,7 @@ class TestConnection:
             (b"GET / HTTP/1.0", [b"Connection: keep-alive"], True),
             (b"GET / HTTP/1.0", [b"Connection: Keep-Alive"], True),
             (b"GET / HTTP/1.0", [b"Connection: keep-alive, close"], False),
+            (b"GET / HTTP/1.0", [b"Connection: x"], False),
             (b"POST / HTTP/1.0", [b"Content-Length: 3"], False),
             (b"POST / HTTP/1.0", [b"Content-Length: 3", b"Connection: keep-alive"], True),
             (b"CONNECT b:443 HTTP/1.1", [], False),
