@@ -8,6 +8,7 @@ import pytest
 from http1.peers import FakeWorker, Peer, eventually, turns
 from http1.relaying import Relay, relaying
 from sglang_diffusion_routing.errors import UpstreamTimeout
+from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES
 
 pytestmark = pytest.mark.loopback
 
@@ -257,6 +258,9 @@ class TestBackPressure:
         await eventually(lambda: relay.joined[0].full)
         assert not reading.done()
         assert await peer.held_back() > 8 * MEBI
+        kept_bytes = [connection.transport.get_write_buffer_size() for connection in relay.listener.connections]
+        # Above the mark lies at most one read of the worker's connection, of up to 256 KiB.
+        assert max(kept_bytes) <= WRITE_HIGH_WATER_BYTES + 256 * 1024
         other.resume()
         assert (await other.read_head()).startswith(b"HTTP/1.1 200 ")
         assert await other.read(size) == bytes(size)
