@@ -373,6 +373,20 @@ class UpstreamTimeout(RouterError):
         super().__init__(f"{worker_url} gave no answer within {timeout_s:g} s", worker=worker_url, timeout_s=timeout_s)
 
 
+class UpstreamStalled(RouterError):
+    """A worker reads nothing of a request that it has accepted."""
+
+    code = "upstream_stalled"
+    http_status = 504
+    source = Source.WORKER
+    retryable = True
+
+    def __init__(self, worker_url: str, stall_s: float) -> None:
+        super().__init__(
+            f"{worker_url} took nothing of the request's body for {stall_s:g} s", worker=worker_url, timeout_s=stall_s
+        )
+
+
 class WorkerUnreachable(RouterError):
     """A control call on a worker was lost: whether it happened is unknown."""
 

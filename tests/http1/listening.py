@@ -13,7 +13,10 @@ from sglang_diffusion_routing.settings import Settings
 
 
 class Heard:
-    """A conversation that answers nothing by itself and writes down what it is told."""
+    """A conversation that answers nothing by itself and writes down what it is told.
+
+    makes_progress: whether its other side takes what it is sent.
+    """
 
     def __init__(self, connection: DownstreamConnection, head: RequestHead) -> None:
         self.connection = connection
@@ -24,6 +27,7 @@ class Heard:
         self.done = False
         self.events: list[str] = []
         self.tunnelled = b""
+        self.makes_progress = True
 
     @property
     def body(self) -> bytes:
@@ -41,6 +45,12 @@ class Heard:
         assert not self.done, "a body after its end"
         self.spans.append(span)
         self.done = done
+
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        return not self.makes_progress
+
+    def stalled(self, stall_s: float) -> None:
+        self.events.append("stalled")
 
     def client_gone(self) -> None:
         self.events.append("gone")

@@ -90,7 +90,7 @@ def test_request_ids_are_the_client_s_or_fresh(writer: HeadWriter) -> None:
     assert writer.request_id(head_of(b"X-Request-Id: mine")) == b"mine"
     fresh = {writer.request_id(head_of()) for _ in range(100)}
     assert len(fresh) == 100
-    assert all(re.fullmatch(rb"[0-9a-f]{28}", request_id) for request_id in fresh)
+    assert all(re.fullmatch(rb"[0-9a-f]{32}", request_id) for request_id in fresh)
     assert HeadWriter().request_id(head_of())[:16] != HeadWriter().request_id(head_of())[:16]
 
 

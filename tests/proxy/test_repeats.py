@@ -99,6 +99,33 @@ async def test_one_that_came_back_is_not_given_up_for_the_first_s_sake() -> None
         assert (await reply(again))[2] == b"once"
 
 
+async def test_one_that_comes_back_to_half_a_small_reply_is_not_given_up_either() -> None:
+    async with world(1, orphan_timeout_s=0.1) as one:
+        client, peer = await first(one, keyed(path=b"/v1/videos"))
+        answer = sized(b'{"error":"x"}', b"202 Accepted")
+        await peer.send(answer[:-5])
+        await client.close()
+        await eventually(lambda: one.plane.counters.orphans_now == 1)
+        again = await one.ask(keyed(path=b"/v1/videos"))
+        await eventually(lambda: one.plane.counters.orphans_now == 0)
+        began_s = one.fleet.now_s()
+        await eventually(lambda: one.fleet.now_s() > began_s + 0.15)
+        await peer.send(answer[-5:])
+        assert (await reply(again))[2] == b'{"error":"x"}'
+        await one.released((0, Result.OK, 202))
+
+
+async def test_one_that_came_back_waits_no_longer_than_any_other() -> None:
+    async with world(1, timeout_s=0.1) as one:
+        _, peer = await first(one)
+        for _ in range(2):
+            again = await one.ask(keyed())
+            assert await code(again) == (504, "upstream_timeout")
+        assert one.in_flight() == [1]
+        await peer.send(sized())
+        await one.released((0, Result.OK, 200))
+
+
 async def test_a_failure_reaches_all_and_another_worker_serves_all() -> None:
     async with world(2) as two:
         client, peer = await first(two)

@@ -20,6 +20,12 @@ class Conversation(Protocol):
     def client_body(self, span: bytes, done: bool) -> None:
         """Bytes of the request's body, as they came. The first call comes at once, with what is there."""
 
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        """Tell whether the other side has taken nothing of what waits for it for `stall_s`; asked once a second."""
+
+    def stalled(self, stall_s: float) -> None:
+        """It does not: give it up."""
+
     def client_gone(self) -> None:
         """The client has closed its connection."""
 

@@ -357,13 +357,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._state = _LINGER
         self._pending = b""
         self._partial = None
+        self._quiet_since_s = self._server.now_s
         transport = self.transport
         if transport.is_closing():
             return
         if not unread:
             transport.close()
             return
-        self._quiet_since_s = self._server.now_s
         if transport.can_write_eof():
             transport.write_eof()
         self.resume_body()
@@ -395,26 +395,41 @@ class DownstreamConnection(asyncio.Protocol):
         """Enforce the deadlines; called about once a second."""
         if self._unsent_bytes or self.transport.is_closing():
             self._check_progress(now_s)
+        conversation = self.conversation
+        stall_s = self._server.limits.stall_timeout_s
         if not self._reading and self._has_left():
             self.transport.abort()
-            return
+        elif conversation is not None and conversation.is_stalled(now_s, stall_s):
+            conversation.stalled(stall_s)
+        elif self._state is _HEAD:
+            self._check_head(now_s - self._quiet_since_s)
+        elif self._state is _BODY:
+            self._check_body(now_s - self._quiet_since_s)
+        elif self._state is _LINGER:
+            self._check_linger(now_s)
+
+    def _check_head(self, quiet_s: float) -> None:
         limits = self._server.limits
-        state = self._state
-        quiet_s = now_s - self._quiet_since_s
-        if state is _HEAD:
-            if self._partial is None:
-                if quiet_s > limits.client_idle_timeout_s:
-                    self.transport.close()
-            elif quiet_s > limits.client_head_timeout_s:
-                limit_s = limits.client_head_timeout_s
-                self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
-        elif state is _BODY:
-            conversation = self.conversation
-            if quiet_s > limits.client_body_timeout_s and self._owes_body and conversation is not None:
-                limit_s = limits.client_body_timeout_s
-                error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
-                self._break_off(conversation, error)
-        elif state is _LINGER and quiet_s > LINGER_S:
+        if self._partial is None:
+            if quiet_s > limits.client_idle_timeout_s:
+                self.transport.close()
+        elif quiet_s > limits.client_head_timeout_s:
+            limit_s = limits.client_head_timeout_s
+            self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
+
+    def _check_body(self, quiet_s: float) -> None:
+        limit_s = self._server.limits.client_body_timeout_s
+        conversation = self.conversation
+        # It is for the client to send while we read and it does not wait for a 100.
+        if quiet_s > limit_s and self._reading and not self._awaits_continue and conversation is not None:
+            error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
+            self._break_off(conversation, error)
+
+    def _check_linger(self, now_s: float) -> None:
+        if self.transport.get_write_buffer_size():
+            # The rest of the last reply has as long as any other; LINGER_S is for what comes after it.
+            self._quiet_since_s = now_s
+        elif now_s - self._quiet_since_s > LINGER_S:
             self.transport.abort()
 
     def _has_left(self) -> bool:
@@ -426,11 +441,6 @@ class DownstreamConnection(asyncio.Protocol):
         conversation = self.conversation
         may_half_close = conversation is not None and conversation.survives_half_close
         return state == _TCP_CLOSE or (state == _TCP_CLOSE_WAIT and not may_half_close)
-
-    @property
-    def _owes_body(self) -> bool:
-        """Whether it is for the client to send: we read, and it does not wait for a 100."""
-        return self._reading and not self._awaits_continue
 
     def _check_progress(self, now_s: float) -> None:
         """Abort when the client takes nothing of what waits for it, also of the rest on a closing connection."""

@@ -63,6 +63,13 @@ class Joined:
     def client_body(self, span: bytes, done: bool) -> None:
         """The body is the first request's: this one is read and dropped."""
 
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        """The first request's own connection sees to that."""
+        return False
+
+    def stalled(self, stall_s: float) -> None:
+        """Never called."""
+
     def client_gone(self) -> None:
         self.downstream = None
         self._exchange.joined_gone(self)

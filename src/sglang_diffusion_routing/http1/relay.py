@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 
-from sglang_diffusion_routing.errors import BadUpstreamReply, ConnectFailed, RouterError
+from sglang_diffusion_routing.errors import BadUpstreamReply, ConnectFailed, RouterError, UpstreamStalled
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.pool import Upstreams
@@ -127,10 +127,12 @@ class Exchange(Turns):
         too_late = self.reply_begun or self.phase is _ENDED or (self.phase is _DISCARDING and self._reply is not None)
         if too_late or not self._body_done:
             return None
+        was_orphan = self.upstream is not None and not self.has_clients
         joined = Joined(self, downstream)
         self._joined += (joined,)
         if self.phase is _DISCARDING:
             self.phase = _AWAITING
+        if was_orphan:
             self.on_rejoined()
         return joined
 
@@ -423,6 +425,16 @@ class Exchange(Turns):
         self._upstream_full = False
         if self.downstream is not None and not self._body_done:
             self.downstream.resume_body()
+
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        return self.upstream is not None and self.upstream.is_stalled(now_s, stall_s)
+
+    def stalled(self, stall_s: float) -> None:
+        """The worker takes nothing of the request: give it up."""
+        name = self._upstream_name
+        self.worker_failed = True
+        self._drop_upstream()
+        self._fail_or_abort(UpstreamStalled(name, stall_s))
 
     # ends
 

@@ -85,6 +85,13 @@ class Tunnel:
     def client_body(self, span: bytes, done: bool) -> None:
         """Never called: the request that asked for the upgrade had no body."""
 
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        return self._upstream.is_stalled(now_s, stall_s)
+
+    def stalled(self, stall_s: float) -> None:
+        """The worker takes nothing: end both sides."""
+        self._end(worker_failed=True)
+
     def client_gone(self) -> None:
         self._end(worker_failed=False)
 

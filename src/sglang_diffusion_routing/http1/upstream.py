@@ -72,6 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks",
+        "_full",
         "_max_head_bytes",
         "_mode",
         "_partial",
@@ -79,6 +80,8 @@ class UpstreamConnection(asyncio.Protocol):
         "_pool",
         "_remaining",
         "_to_head",
+        "_unsent_bytes",
+        "_unsent_since_s",
         "bytes_received",
         "counted",
         "decode_chunks",
@@ -111,6 +114,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
         self._to_head = False
+        self._full = False
+        self._unsent_bytes = -1
+        self._unsent_since_s = 0.0
 
     def send(self, sink: ReplySink, spans: list[bytes], *, to_head: bool) -> None:
         """Begin a request: its head and what is there of its body. to_head: the method is HEAD."""
@@ -319,10 +325,23 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             sink.upstream_lost(exc)
 
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        """Tell whether the worker has taken nothing of what waits for it for `stall_s`; to be asked once a second."""
+        if not self._full:
+            return False
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._unsent_since_s = now_s
+        return now_s - self._unsent_since_s > stall_s
+
     def pause_writing(self) -> None:
+        self._full = True
+        self._unsent_bytes = -1
         if self.sink is not None:
             self.sink.upstream_full()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self.sink is not None:
             self.sink.upstream_writable()

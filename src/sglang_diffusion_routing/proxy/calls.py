@@ -42,7 +42,7 @@ class Call(Exchange):
         self._shared = shared
         self._route = route
         self.request_id = shared.heads.request_id(head)
-        self._trace_id = shared.heads.trace_id(head)
+        self._trace_id = shared.heads.trace_id(head, self.request_id)
 
     @abstractmethod
     def name(self) -> str:
@@ -58,7 +58,6 @@ class Call(Exchange):
     def on_died(self, *, replayable: bool) -> None:
         if self._on_reused and replayable and self.head.method in _IDEMPOTENT:
             # An idle connection that its worker closed in the moment it was used.
-            self._on_reused = False
             self.open()
         else:
             self.fail(UpstreamDied([self.name()]))

@@ -35,14 +35,15 @@ class HeadWriter:
                 raise LoopDetected("the request has passed this router before; a worker URL points back to it")
 
     def request_id(self, head: RequestHead) -> bytes:
-        """Give the client's X-Request-Id, or a fresh one."""
-        if head.request_id:
-            return head.request_id
-        return b"%b%012x" % (self._run, next(self._sequence))
+        """Give the client's X-Request-Id, or a fresh one of 32 hex digits."""
+        return head.request_id or self._fresh_id()
 
-    def trace_id(self, head: RequestHead) -> bytes:
-        """Give a fresh trace id, 32 hex digits; none where the client has its own."""
-        return b"" if head.traceparent is not None else b"%b%016x" % (self._run, next(self._sequence))
+    def trace_id(self, head: RequestHead, request_id: bytes) -> bytes:
+        """Give the id of a trace that begins here, 32 hex digits: the request's id where that is ours too."""
+        return self._fresh_id() if head.request_id else request_id
+
+    def _fresh_id(self) -> bytes:
+        return b"%b%016x" % (self._run, next(self._sequence))
 
     def for_worker(
         self,

@@ -16,7 +16,6 @@ class Repeats:
 
     def __init__(self) -> None:
         self._running: dict[_Key, Exchange] = {}
-        self.joined_total = 0
 
     def join(self, downstream: DownstreamConnection, head: RequestHead) -> Joined | None:
         """Join the request of the same key, if it is under way.
@@ -37,7 +36,6 @@ class Repeats:
         joined = first.join(downstream)
         if joined is None:
             raise IdempotencyKeyInUse
-        self.joined_total += 1
         return joined
 
     def add(self, exchange: Exchange) -> None:

@@ -179,9 +179,6 @@ class DataPlane:
         if not self._trusted or not peer:
             return False
         address = ipaddress.ip_address(peer.partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            # An IPv4 client of a listener for both.
-            address = address.ipv4_mapped
         return any(address in network for network in self._trusted)
 
 
@@ -202,6 +199,10 @@ class _OptionsAsterisk:
         self._connection.write(OPTIONS_ASTERISK_REPLY % (b"Connection: close\r\n" if close else b""))
         self._connection.reply_done(close=close)
 
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        return False
+
+    def stalled(self, stall_s: float) -> None: ...
     def client_gone(self) -> None: ...
     def client_full(self) -> None: ...
     def client_writable(self) -> None: ...

@@ -58,7 +58,7 @@ class Work(Exchange):
     _weight_version = b""
     _status = 0
     _result: Result | None = None
-    _looked: bytearray | None = None
+    _looked: bytes | None = None
     _timer: asyncio.TimerHandle | None = None
     _tunnel: Tunnel | None = None
     _is_orphan = False
@@ -68,9 +68,9 @@ class Work(Exchange):
         self._shared = shared
         self._route = route
         self.request_id = shared.heads.request_id(head)
-        self._trace_id = shared.heads.trace_id(head)
+        self._trace_id = shared.heads.trace_id(head, self.request_id)
         if route.creates == "images":
-            self._looked = bytearray()
+            self._looked = b""
 
     # towards a lease
 
@@ -162,14 +162,17 @@ class Work(Exchange):
         self._queued_s += lease.queued_s
         self._fresh_only = False
         lease.holder = self
-        timeout_s = self._shared.settings.timeout_s
-        if timeout_s is not None:
-            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._timed_out, timeout_s)
+        self._start_timer()
         idle = self.upstreams.take(lease.worker.worker_id)
         if idle is not None:
             self.start(idle)
         else:
             self._open(lease.worker)
+
+    def _start_timer(self) -> None:
+        timeout_s = self._shared.settings.timeout_s
+        if timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._timed_out, timeout_s)
 
     def _open(self, worker: Worker) -> None:
         self._connecting = self.upstreams.open(worker.worker_id, worker.url, self.start, self.connect_failed)
@@ -241,15 +244,14 @@ class Work(Exchange):
         self._shared.jobs.watch(kind, job_id, lease)
 
     def on_reply_body(self, span: bytes) -> None:
-        looked = self._looked
-        if looked is None:
+        if self._looked is None:
             return
-        looked += span[: LOOK_BYTES - len(looked)]
-        image_id = json_string(bytes(looked), "id") if self._status == 200 else None
+        looked = (self._looked + span)[:LOOK_BYTES]
+        image_id = json_string(looked, "id") if self._status == 200 else None
         if image_id and self._worker is not None:
             self._shared.jobs.learn("images", image_id, self._worker)
-        if image_id or len(looked) >= LOOK_BYTES or self._status != 200:
-            self._looked = None
+        give_up = len(looked) == LOOK_BYTES or self._status != 200
+        self._looked = None if image_id or give_up else looked
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         downstream, upstream = self.downstream, self.upstream
@@ -361,6 +363,7 @@ class Work(Exchange):
     def on_rejoined(self) -> None:
         self._count_orphan(-1)
         self._cancel_timer()
+        self._start_timer()
 
     def _count_orphan(self, change: int) -> None:
         counters = self._shared.counters
