@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
@@ -14,13 +14,13 @@ def pytest_asyncio_loop_factories(
     return {"uvloop": uvloop.new_event_loop}
 
 
+UVICORN = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")]
+
+
 @pytest.fixture(autouse=True)
-def loggers_are_left_as_they_were() -> Iterator[None]:
-    """Undo what the servers of a test set for the whole process: uvicorn's loggers belong to all of its servers."""
-    loggers = [logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")]
-    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, propagate, handlers in before:
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
+def uvicorn_logs_as_it_comes() -> None:
+    """Undo what the servers of other tests have set for the whole process: the loggers belong to all of them."""
+    for logger in UVICORN:
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        logger.handlers.clear()
