@@ -35,10 +35,8 @@ class Unknown:
 Owner = Pinned | Gone | Unknown
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    owner: Pinned
-    expires_s: float
+_Entry = tuple[WorkerId, int, float]
+"""Owner, its incarnation, and the instant of forgetting; a plain tuple, for one is made for every image."""
 
 
 class Affinity:
@@ -61,16 +59,19 @@ class Affinity:
         self._drop_expired(now_s)
         if len(self._entries) >= self._cap:
             self._drop(next(iter(self._entries)))
-        self._entries[key] = _Entry(Pinned(worker.worker_id, worker.incarnation), now_s + self._ttl_s)
+        self._entries[key] = (worker.worker_id, worker.incarnation, now_s + self._ttl_s)
         self._jobs_of[worker.incarnation] = self._jobs_of.get(worker.incarnation, 0) + 1
 
     def owner(self, kind: str, job_id: str, now_s: float) -> Owner:
         """Say who made the job."""
         entry = self._entries.get((kind, job_id))
-        if entry is None or entry.expires_s <= now_s:
+        if entry is None:
             return Unknown()
-        url = self._gone.get(entry.owner.incarnation)
-        return entry.owner if url is None else Gone(url)
+        worker_id, incarnation, expires_s = entry
+        if expires_s <= now_s:
+            return Unknown()
+        url = self._gone.get(incarnation)
+        return Pinned(worker_id, incarnation) if url is None else Gone(url)
 
     def forget(self, kind: str, job_id: str) -> None:
         """Forget a job, as after its deletion."""
@@ -88,13 +89,13 @@ class Affinity:
 
     def _drop_expired(self, now_s: float) -> None:
         while self._entries:
-            key, entry = next(iter(self._entries.items()))
-            if entry.expires_s > now_s:
+            key, (_, _, expires_s) = next(iter(self._entries.items()))
+            if expires_s > now_s:
                 return
             self._drop(key)
 
     def _drop(self, key: tuple[str, str]) -> None:
-        incarnation = self._entries.pop(key).owner.incarnation
+        _, incarnation, _ = self._entries.pop(key)
         self._jobs_of[incarnation] -= 1
         if not self._jobs_of[incarnation]:
             del self._jobs_of[incarnation]
