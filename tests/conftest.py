@@ -6,6 +6,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from hypothesis import settings
+
+# A busy machine is no reason to fail. What else the profile in force says (on CI the same examples each time) stays.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_asyncio_loop_factories(
