@@ -50,7 +50,7 @@ class Heard:
         return not self.makes_progress
 
     def stalled(self, stall_s: float) -> None:
-        self.events.append("stalled")
+        self.events.append(f"stalled for {stall_s:g}")
 
     def client_gone(self) -> None:
         self.events.append("gone")

@@ -7,7 +7,7 @@ import pytest
 
 from http1.listening import Listener, listening
 from http1.peers import Peer, eventually, turns
-from sglang_diffusion_routing.errors import LoopDetected, NoRoutableWorker
+from sglang_diffusion_routing.errors import BadRequest, LoopDetected, NoRoutableWorker
 from sglang_diffusion_routing.http1.downstream import LINGER_S, PIPELINE_BYTES
 from sglang_diffusion_routing.settings import Settings
 
@@ -153,6 +153,25 @@ class TestPipelining:
             (await listener.hears(number)).answer()
         assert await client.read(1000 * len(OK)) == OK * 1000
 
+    async def test_reading_goes_on_when_what_was_read_ahead_has_been_taken_up(self, listener: Listener) -> None:
+        client = await listener.connect()
+        request = b"GET /%d HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 1500 + b"\r\n\r\n"
+        client.writer.write(b"".join(request % number for number in range(1, 201)))
+        for number in range(1, 201):
+            heard = await listener.hears(number)
+            assert heard.head.target == b"/%d" % number
+            heard.answer()
+        assert await client.read(200 * len(OK)) == OK * 200
+
+    async def test_a_request_whose_body_was_paused_to_its_end_is_followed_by_others(self, listener: Listener) -> None:
+        client = await listener.connect()
+        for number in (1, 2):
+            await client.send(GET % number)
+            heard = await listener.hears(number)
+            heard.connection.pause_body()
+            heard.answer()
+            assert await client.read(len(OK)) == OK
+
     async def test_only_so_much_is_read_ahead(self, listener: Listener) -> None:
         client = await listener.connect(receive_buffer=4096)
         client.writer.write(GET % 1 + b"x" * (32 * 2**20))
@@ -251,6 +270,14 @@ class TestRefusals:
         await client.send(b"x" * 500_000)
         assert await client.read_to_end() == b""
         assert listener.heard == []
+
+    async def test_a_bad_request_that_was_read_whole_ends_the_connection_all_the_same(self, listener: Listener) -> None:
+        client = await listener.connect()
+        listener.refuses_with = BadRequest("not so")
+        await client.send(GET % 1)
+        status, fields, _ = await refusal(client)
+        assert (status, fields[b"connection"]) == (400, b"close")
+        assert await client.read_to_end() == b""
 
     async def test_head_gets_no_body(self, listener: Listener) -> None:
         client = await listener.connect()
@@ -463,6 +490,25 @@ class TestDeadlines:
         assert await fresh.read_to_end() == b""
         listener.pass_time(50)
         assert await used.read_to_end() == b""
+
+    async def test_empty_lines_are_no_beginning_of_a_head(self, listener: Listener) -> None:
+        client = await listener.connect()
+        await client.send(b"\r\n\r\n")
+        listener.pass_time(70)
+        assert (listener.refusals, listener.gone) == ([], [])
+        listener.pass_time(6)
+        assert await client.read_to_end() == b""
+        assert listener.refusals == []
+
+    async def test_a_conversation_whose_other_side_stalls_is_told(self, listener: Listener) -> None:
+        client = await listener.connect()
+        await client.send(GET % 1)
+        heard = await listener.hears(1)
+        listener.pass_time(1)
+        assert heard.events == []
+        heard.makes_progress = False
+        listener.pass_time(1)
+        assert heard.events == ["stalled for 300"]
 
     async def test_a_silent_upload_is_given_up(self, listener: Listener) -> None:
         client = await listener.connect()

@@ -386,6 +386,21 @@ class TestLimit:
         assert users[2].connection is connection
         assert not users[1].told
 
+    async def test_a_connection_that_breaks_while_it_is_handed_over_is_replaced(
+        self, make: Make, worker: FakeWorker
+    ) -> None:
+        pool, users = await self.queue(make, worker, 1, 2)
+        connection = users[0].connection
+        assert connection is not None
+        connection.reusable = True
+        users[0].give_back()
+        connection.transport.abort()
+        await eventually(lambda: users[1].told)
+        assert users[1].connection is not None
+        assert users[1].connection is not connection
+        assert not users[1].connection.reused
+        assert pool.open_connections(worker.worker_id) == 1
+
     async def test_the_room_of_one_who_is_just_leaving_goes_to_the_next(self, make: Make, worker: FakeWorker) -> None:
         pool = make(max_connections=1)
         users = [User(pool, worker) for _ in range(3)]

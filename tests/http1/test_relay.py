@@ -246,6 +246,17 @@ class TestHttp10:
             )
             assert await client.read(2) == b"ok"
 
+    @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"\r\nhello"])
+    async def test_it_may_not_where_only_the_end_of_the_connection_ends_the_body(
+        self, relay: Relay, framing: bytes
+    ) -> None:
+        under = await under_way(relay, b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n" + framing)
+        if b"chunked" not in framing:
+            await under.peer.close()
+        raw = await under.client.read_to_end()
+        assert raw == b"HTTP/1.1 200 OK\r\nX-Relay: 1\r\nConnection: close\r\n\r\nhello"
+
     async def test_it_sees_no_interim_reply(self, relay: Relay) -> None:
         under = await under_way(relay, self.HEAD)
         await under.peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK)
@@ -264,6 +275,17 @@ class TestInterim:
         assert await under.peer.read(5) == b"hello"
         await under.peer.send(OK)
         assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_after_the_100_the_client_owes_its_body(self, relay: Relay) -> None:
+        under = await under_way(relay, self.EXPECTING)
+        relay.listener.pass_time(1000)
+        await under.peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await under.client.read_head()
+        relay.listener.pass_time(59)
+        assert under.exchange.turns == [("body",)]
+        relay.listener.pass_time(2)
+        assert await error_code(under.client) == (408, "body_timeout")
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
 
     async def test_a_refusal_instead_of_a_100_is_the_connection_s_last_reply(self, relay: Relay) -> None:
         under = await under_way(relay, self.EXPECTING)
@@ -347,6 +369,28 @@ class TestBackPressure:
             peer.pause()
             await eventually(lambda: relay.exchanges[0].upstream)
             assert await client.held_back() > size - self.MOST
+
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_a_worker_that_takes_nothing_of_an_upload_is_given_up(self, relay: Relay, begun: bool) -> None:
+        size = 32 * MEBI
+        under = await under_way(relay, POST % size)
+        under.peer.pause()
+        if begun:
+            await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+            await under.client.read_head()
+        under.client.writer.write(bytes(size))
+        await under.client.held_back()
+        relay.listener.pass_time(1)
+        relay.listener.pass_time(300)
+        assert under.exchange.turns == [("body",)]
+        relay.listener.pass_time(1)
+        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert under.exchange.worker_failed
+        if begun:
+            assert await under.client.is_cut()
+        else:
+            assert await error_code(under.client) == (504, "upstream_stalled")
+        await eventually(lambda: relay.open_connections() == [0])
 
     async def test_only_a_little_of_a_body_is_read_before_a_worker_is_there(self) -> None:
         with socket.socket() as listener:

@@ -185,6 +185,17 @@ class TestBackPressure:
         through.peer.resume()
         assert await through.peer.read(size) == bytes(size)
 
+    async def test_a_worker_that_takes_nothing_is_given_up(self, through: Through) -> None:
+        await through.open()
+        through.peer.pause()
+        through.client.writer.write(bytes(32 * MEBI))
+        await through.client.held_back()
+        through.listener.pass_time(1)
+        through.listener.pass_time(300)
+        assert through.ends == []
+        through.listener.pass_time(1)
+        assert through.ends == [True]
+
 
 class TestIdle:
     async def test_a_silent_tunnel_ends(self, through: Through) -> None:

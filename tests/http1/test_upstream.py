@@ -270,9 +270,11 @@ class TestReuse:
         sink = await line.reply(raw)
         assert (sink.ended, line.connection.reusable) == (True, reusable)
 
-    async def test_surplus_after_a_body_that_came_in_pieces_counts_too(self, line: Line) -> None:
-        sink = await line.reply(SIZED[:-2], SIZED[-2:] + b"HTTP/1.1 200 OK\r\n")
-        assert (sink.ended, sink.body, line.connection.reusable) == (True, b"hello", False)
+    @pytest.mark.parametrize("raw", [SIZED, CHUNKED])
+    async def test_surplus_after_a_body_that_came_in_pieces_counts_too(self, line: Line, raw: bytes) -> None:
+        sink = await line.reply(raw[:-2], raw[-2:] + b"HTTP/1.1 200 OK\r\n")
+        body = raw.partition(b"\r\n\r\n")[2]
+        assert (sink.ended, sink.body, line.connection.reusable) == (True, body, False)
 
     @pytest.mark.parametrize("field", [b"Transfer-Encoding: chunked", b"Content-Length: 5"])
     async def test_a_204_that_announces_a_body_is_the_connection_s_last(self, line: Line, field: bytes) -> None:
@@ -325,6 +327,31 @@ async def test_a_slow_worker_is_told_of_and_so_is_its_catching_up() -> None:
             assert written < 64 * 2**20
         assert await line.peer.read(len(REQUEST) + written) == REQUEST + bytes(written)
         await eventually(lambda: sink.events == [("full",), ("writable",)])
+        line.connection.close()
+        await line.is_lost()
+
+
+async def test_a_worker_that_takes_nothing_more_is_noticed_and_one_that_takes_a_little_is_not() -> None:
+    async with fake_worker() as worker:
+        line = await opened(worker)
+        line.connection.transport.set_write_buffer_limits(high=65536)
+        sink = line.ask()
+        line.peer.pause()
+        assert not line.connection.is_stalled(0.0, 60.0)
+        while line.connection.transport.get_write_buffer_size() < 16 * 2**20:
+            line.connection.write(bytes(2**20))
+            await turns(2)
+        assert sink.events == [("full",)]
+        now_s = 100.0
+        assert not line.connection.is_stalled(now_s, 60.0)
+        assert not line.connection.is_stalled(now_s + 60.0, 60.0)
+        assert line.connection.is_stalled(now_s + 61.0, 60.0)
+        waiting = line.connection.transport.get_write_buffer_size()
+        line.peer.resume()
+        while line.connection.transport.get_write_buffer_size() == waiting:
+            await line.peer.read(2**17)
+        line.peer.pause()
+        assert not line.connection.is_stalled(now_s + 200.0, 60.0)
         line.connection.close()
         await line.is_lost()
 

@@ -652,6 +652,19 @@ class TestFailover:
         assert int(fields[b"retry-after"]) >= 1
         await two.released((number, Result.ASLEEP, 500), (1 - number, Result.ASLEEP, 500))
 
+    async def test_a_worker_that_says_so_before_the_upload_is_whole_is_believed_but_not_passed_over(
+        self, two: World
+    ) -> None:
+        client = await two.ask(post(body=b"x" * 100)[:-50])
+        peer = await two.accept()
+        await peer.read_head()
+        number = two.number(peer)
+        await peer.send(sized(ASLEEP, SERVER_ERROR))
+        status, fields, body = await reply(client)
+        assert (status, body, fields[b"connection"]) == (500, ASLEEP, b"close")
+        await two.released((number, Result.ASLEEP, 500))
+        assert two.accepted.empty()
+
     async def test_a_large_error_is_not_looked_into(self, two: World) -> None:
         client, peer, number = await started(two)
         large = ASLEEP + b" " * 10_000
