@@ -34,6 +34,7 @@ SAMPLES: dict[str, object] = {
     "output": "video",
     "waited_s": 1.5,
     "timeout_s": 5.0,
+    "stall_s": 5.0,
     "status": "sleeping",
     "limit_bytes": 7,
     "asked": 4,
