@@ -20,12 +20,23 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 
 
+def _heed_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs, which ignore SIGINT and let their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def demo(out: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-m", "sglang_diffusion_routing", "demo", "--out", str(out), *words]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "COLUMNS": "100"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        preexec_fn=_heed_ctrl_c,
     ) as process:
         try:
             yield process
