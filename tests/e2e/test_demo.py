@@ -36,7 +36,7 @@ def demo(out: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
         stdin=subprocess.DEVNULL,
         text=True,
         env=environment,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - no threads here
     ) as process:
         try:
             yield process
