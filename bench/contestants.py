@@ -44,9 +44,18 @@ def router(folder: Path, workers: Sequence[str], *, name: str = OURS) -> Contest
     return Contestant(name, OURS, _router_version(), int(match[1]), process)
 
 
-def nginx(folder: Path, workers: Sequence[str], *, buffering: bool = True) -> Contestant:
-    """One worker process, upstream connections kept alive; buffering of replies on (its default) or off."""
-    name = "nginx" if buffering else "nginx, proxy_buffering off"
+LARGE_BUFFERS = "nginx, large buffers"
+BUFFERING = {
+    "nginx": "proxy_buffering on;",
+    "nginx, proxy_buffering off": "proxy_buffering off;",
+    LARGE_BUFFERS: "proxy_buffer_size 256k; proxy_buffers 8 256k; proxy_busy_buffers_size 512k; "
+    "proxy_max_temp_file_size 0;",
+}
+"""How nginx may hold replies: as it comes, not at all, or in buffers of the size that this router reads with."""
+
+
+def nginx(folder: Path, workers: Sequence[str], name: str = "nginx") -> Contestant:
+    """One worker process, upstream connections kept alive, replies held as `BUFFERING` says under `name`."""
     port = free_port()
     here = folder / f"nginx-{port}"
     here.mkdir()
@@ -69,7 +78,7 @@ http {{
     listen 127.0.0.1:{port};
     location / {{
       proxy_pass http://workers; proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_buffering {"on" if buffering else "off"};
+      proxy_request_buffering off; {BUFFERING[name]}
     }}
   }}
 }}

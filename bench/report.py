@@ -62,11 +62,13 @@ def table(rows: Sequence[Row], contestants: dict[str, str]) -> str:
     for row in rows:
         lines.append("")
         lines.append(f"{row.measure} [{row.unit}]")
-        lines.extend(f"  {name:<28} {value:>12,.2f}" for name, value in row.values.items())
-        if row.limit is not None:
+        lines.extend(f"  {name:<38} {value:>12,.2f}" for name, value in row.values.items())
+        if row.figure_is:
             figure = "-" if row.figure is None else f"{row.figure:.2f}"
-            bound = "at least" if row.at_least else "at most"
-            lines.append(f"  {row.figure_is:<28} {figure:>12}   {bound} {row.limit:g}   {row.verdict}")
+            bound = (
+                f"{'at least' if row.at_least else 'at most'} {row.limit:.2g}" if row.limit is not None else "no limit"
+            )
+            lines.append(f"  {row.figure_is:<42} {figure:>8}   {bound}   {row.verdict}".rstrip())
         if row.note:
             lines.append(f"  {row.note}")
     return "\n".join(lines)
