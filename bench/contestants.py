@@ -119,7 +119,7 @@ backend workers
     return Contestant("HAProxy", "HAProxy", version[1] if version else "", port, process)
 
 
-def smg(folder: Path, workers: Sequence[str], program: str, *, stripped: bool = False) -> Contestant:
+def smg(folder: Path, workers: Sequence[str], program: str | None, *, stripped: bool = False) -> Contestant:
     """SGLang's model gateway as an HTTP router for regular workers.
 
     As it comes, but for its log of every request, which none of the others writes. Stripped: also without its
@@ -127,7 +127,7 @@ def smg(folder: Path, workers: Sequence[str], program: str, *, stripped: bool = 
     """
     name = "SMG, stripped" if stripped else "SMG"
     port = free_port()
-    command = [program, "launch", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warn"]
+    command = [find_smg(program), "launch", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warn"]
     command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
     if stripped:
         command += ["--policy", "round_robin", "--disable-retries", "--disable-load-monitoring"]

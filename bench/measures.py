@@ -40,9 +40,6 @@ class Load:
     count: int
 
 
-Start = Callable[[Path, Sequence[str]], Contestant]
-
-
 @contextmanager
 def backend(run: Run, addresses: int) -> Iterator[list[str]]:
     """Run the backend and give the addresses of its workers."""
@@ -57,14 +54,24 @@ def backend(run: Run, addresses: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def running(run: Run, starts: Sequence[Callable[[], Contestant]]) -> Iterator[list[Contestant]]:
-    """Start contestants one after the other; stop them all at the end."""
+def running(run: Run, starts: Sequence[Callable[[], Contestant]]) -> Iterator[tuple[list[Contestant], str]]:
+    """Start contestants one after the other; give them and why others are missing; stop them all at the end.
+
+    The first start is this router's: without it there is nothing to measure.
+    """
     started: list[Contestant] = []
+    missing = []
     try:
         for start in starts:
-            started.append(start())
+            try:
+                started.append(start())
+            except Failed as why:
+                if not started:
+                    raise
+                missing.append(str(why))
+                continue
             run.versions[started[-1].family] = started[-1].version
-        yield started
+        yield started, "; ".join(missing)
     finally:
         for contestant in started:
             contestant.stop()
@@ -98,8 +105,10 @@ def in_rounds(rounds: int, entries: Sequence[Contestant], measure: Callable[[Con
     return found
 
 
-def ratio(found: Found, ours: str, theirs: str) -> float:
-    """Give the median of the ratios within each round."""
+def ratio(found: Found, ours: str, theirs: str) -> float | None:
+    """Give the median of the ratios within each round; None when the other one is missing."""
+    if theirs not in found:
+        return None
     return median(mine / other for mine, other in zip(found[ours], found[theirs], strict=True))
 
 
@@ -115,23 +124,19 @@ def cpu_us_a_post(entry: Contestant, *, requests: int) -> float:
 
 def small_posts(run: Run) -> list[Row]:
     """CPU of the proxy's processes for each small POST."""
-    note, starts = "", []
     with backend(run, 2) as workers:
-        kinds: list[Start] = [contestants.router, contestants.nginx, contestants.haproxy]
-        starts = [lambda start=start: start(run.folder, workers) for start in kinds]
-        try:
-            program = contestants.find_smg(run.smg)
-            for stripped in (False, True):
-                starts.append(partial(contestants.smg, run.folder, workers, program, stripped=stripped))
-        except Failed as why:
-            note = str(why)
-        with running(run, starts) as entries:
+        starts: list[Callable[[], Contestant]] = [
+            partial(start, run.folder, workers)
+            for start in (contestants.router, contestants.nginx, contestants.haproxy)
+        ]
+        for stripped in (False, True):
+            starts.append(partial(contestants.smg, run.folder, workers, run.smg, stripped=stripped))
+        with running(run, starts) as (entries, missing):
             found = in_rounds(run.rounds, entries, partial(cpu_us_a_post, requests=30_000))
     unit = "microseconds of CPU a request"
-    against_smg = ratio(found, OURS, "SMG") if "SMG" in found else None
     return [
-        Row("small POST", unit, medians(found), ratio(found, OURS, "nginx"), "this router / nginx", 2.5),
-        Row("small POST", unit, {}, against_smg, "this router / SMG", 1 / 3, note=note),
+        Row("small POST", unit, medians(found), ratio(found, OURS, "nginx"), "this router / nginx", 2.5, note=missing),
+        Row("small POST", unit, {}, ratio(found, OURS, "SMG"), "this router / SMG", 1 / 3),
     ]
 
 
@@ -144,7 +149,7 @@ def large_replies(run: Run) -> list[Row]:
             *(partial(contestants.nginx, run.folder, workers, name) for name in contestants.BUFFERING),
             partial(contestants.haproxy, run.folder, workers),
         ]
-        with running(run, starts) as entries:
+        with running(run, starts) as (entries, missing):
             for size, connections, requests in ((1_500_000, 4, 250), (200_000_000, 2, 5)):
                 fetch = partial(megabytes_a_second, connections=connections, requests=requests, size=size)
                 found = in_rounds(run.rounds, entries, fetch)
@@ -154,7 +159,10 @@ def large_replies(run: Run) -> list[Row]:
                     # Beside what nginx does as it comes, what it can do is good to know.
                     limit = None if theirs == contestants.LARGE_BUFFERS else 0.9
                     figure = ratio(found, OURS, theirs)
-                    rows.append(Row(name, unit, values, figure, f"this router / {theirs}", limit, at_least=True))
+                    rows.append(
+                        Row(name, unit, values, figure, f"this router / {theirs}", limit, at_least=True, note=missing)
+                    )
+                    missing = ""
     return rows
 
 
@@ -175,7 +183,7 @@ def memory(run: Run) -> list[Row]:
     for name, arguments in kinds.items():
         with (
             backend(run, 2) as workers,
-            running(run, [lambda workers=workers: contestants.router(run.folder, workers)]) as (entry,),
+            running(run, [lambda workers=workers: contestants.router(run.folder, workers)]) as ((entry,), _),
         ):
             load(entry, "posts", CONNECTIONS, 2000)
             before = entry.process.rss_bytes()
@@ -194,7 +202,7 @@ def many_workers(run: Run) -> list[Row]:
             lambda: contestants.router(run.folder, workers[:2], name="2 workers"),
             lambda: contestants.router(run.folder, workers, name="1,000 workers"),
         ]
-        with running(run, starts) as entries:
+        with running(run, starts) as (entries, _):
             found = in_rounds(run.rounds, entries, partial(cpu_us_a_post, requests=15_000))
     figure = ratio(found, "1,000 workers", "2 workers")
     note = "with all that goes on beside the requests: probes and sentinel connections to every worker"

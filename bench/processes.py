@@ -28,7 +28,10 @@ class Child:
         self.command = list(command)
         self.log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(self.command, stdout=output, stderr=subprocess.STDOUT)
+            try:
+                self._process = subprocess.Popen(self.command, stdout=output, stderr=subprocess.STDOUT)
+            except OSError as error:
+                raise Failed(f"{self.command[0]} cannot be started: {error.strerror}") from None
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Wait until `ready`; raise Failed with the end of its log when it dies or takes too long."""
@@ -36,6 +39,7 @@ class Child:
         while not ready():
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 tail = self.log.read_text(errors="replace")[-2000:]
+                self.stop()
                 raise Failed(f"{self.command[0]} did not start: {tail}")
             time.sleep(0.05)
 
