@@ -71,7 +71,7 @@ def running(run: Run, starts: Sequence[Callable[[], Contestant]]) -> Iterator[tu
                 missing.append(str(why))
                 continue
             run.versions[started[-1].family] = started[-1].version
-        yield started, "; ".join(missing)
+        yield started, "; ".join(dict.fromkeys(missing))
     finally:
         for contestant in started:
             contestant.stop()
@@ -129,8 +129,7 @@ def small_posts(run: Run) -> list[Row]:
             partial(start, run.folder, workers)
             for start in (contestants.router, contestants.nginx, contestants.haproxy)
         ]
-        for stripped in (False, True):
-            starts.append(partial(contestants.smg, run.folder, workers, run.smg, stripped=stripped))
+        starts += [partial(contestants.smg, run.folder, workers, run.smg, stripped=how) for how in (False, True)]
         with running(run, starts) as (entries, missing):
             found = in_rounds(run.rounds, entries, partial(cpu_us_a_post, requests=30_000))
     unit = "microseconds of CPU a request"
