@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from fastapi import APIRouter, Request, Response
 
 from sglang_diffusion_routing.api.bodies import read_bytes, read_model
@@ -22,13 +20,12 @@ from sglang_diffusion_routing.errors import (
     RouteNotFound,
     UnknownWorker,
 )
+from sglang_diffusion_routing.proxy.routes import changes_state
 from sglang_diffusion_routing.schemas import Abort, AbortReply, FanOutReply, Pause, PauseReply
 
 router = APIRouter(tags=["reinforcement learning"])
 
 FAN_OUT_ERRORS = errors(InvalidField, InvalidWorkerUrl, UnknownWorker, BodyTooLarge, NoEligibleWorker, NoDiskSpace)
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_STATE_CHANGING = re.compile(r"weights|lora|memory_occupation", re.IGNORECASE)
 
 
 async def answer(reply: FanOutReply) -> Response:
@@ -111,7 +108,7 @@ async def fall_back(request: Request, plane: ControlPlane) -> Response:
     """
     if "selector" in request.query_params:
         return await _broadcast(request, plane)
-    if request.method not in _SAFE and _STATE_CHANGING.search(request.url.path):
+    if changes_state(request.method.encode(), request.url.path.encode()):
         raise FleetRouteUnknown(request.url.path)
     raise RouteNotFound(request.url.path)
 

@@ -120,6 +120,11 @@ def route(method: bytes, path: bytes, query: bytes | None) -> Route:
     return _other(method, normal, query)
 
 
+def changes_state(method: bytes, path: bytes) -> bool:
+    """Tell whether a request looks like one that changes a worker's state, which one worker of many must never get."""
+    return method not in _SAFE and _STATE_CHANGING.search(path) is not None
+
+
 def is_control_path(path: bytes) -> bool:
     """Tell whether a path in its normal form is one of the control API's own."""
     return path in _CONTROL_PATHS or path.startswith(_CONTROL_TREES)
@@ -141,7 +146,7 @@ def _other(method: bytes, path: bytes, query: bytes | None) -> Route:
             return Route(Kind.JOB, "job", job_kind=kind, job_id=job_id)
         if safe and (path == b"/v1/models" or path.startswith(b"/v1/models/")):
             return CONTROL
-    if not safe and _STATE_CHANGING.search(path):
+    if changes_state(method, path):
         return CONTROL
     if query is not None and b"selector=" in query and query_value(query, "selector") is not None:
         return CONTROL
