@@ -7,7 +7,6 @@ end, however busy the process was. TCP keep-alive tells of hosts that vanish.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 
 import structlog
@@ -17,7 +16,7 @@ from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.events import SentinelLost
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
-from sglang_diffusion_routing.http1.connect import open_worker_connection
+from sglang_diffusion_routing.http1.connect import open_worker_connection, tls_for
 from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +70,6 @@ class Sentinels:
         self._open_since = open_since
         self._connect_timeout_s = connect_timeout_s
         self._allowed = allowed
-        self._tls: ssl.SSLContext | None = None
         self._tasks = Tasks()
         self._watching: dict[WorkerId, asyncio.Task[None]] = {}
         self.ended_total = 0
@@ -94,7 +92,7 @@ class Sentinels:
 
     async def _watch(self, worker: Worker) -> None:
         worker_id, incarnation = worker.worker_id, worker.incarnation
-        tls = self._tls_context() if worker.url.scheme == "https" else None
+        tls = tls_for(worker.url)
         ended_s = asyncio.get_running_loop().time()
         try:
             silent = await open_worker_connection(
@@ -113,8 +111,3 @@ class Sentinels:
         connections = self._open_since(worker_id, ended_s)
         _log.info("sentinel_ended", worker=worker_id, other_connections=connections)
         self._report(SentinelLost(worker_id, incarnation, connections))
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls

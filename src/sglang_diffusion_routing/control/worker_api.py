@@ -9,7 +9,6 @@ import asyncio
 import json
 import math
 import os
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed, RouterError
+from sglang_diffusion_routing.http1.connect import tls_for
 
 # Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
 _DECODE_IN_THREAD_BYTES = 256 * 1024
@@ -107,7 +107,6 @@ class WorkerApi:
     def __init__(self, resolve: Resolve, *, connect_timeout_s: float, allowed: AllowList | None = None) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._allowed = allowed
-        self._tls: ssl.SSLContext | None = None
         self._open: dict[WorkerId, list[float]] = {}
         self.ended: Counter[str] = Counter()
         self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
@@ -195,7 +194,7 @@ class WorkerApi:
                 timeout_s=timeout_s,
                 connect_timeout_s=self._connect_timeout_s,
                 allowed=self._allowed,
-                tls=self._tls_context() if url.scheme == "https" else None,
+                tls=tls_for(url),
             )
         except TimeoutError:
             return _lost(Failure.TIMED_OUT, f"no answer within {timeout_s:g} s")
@@ -205,11 +204,6 @@ class WorkerApi:
             return _lost(Failure.BROKEN, str(error))
         ended = Ended.SUCCEEDED if status == 200 else Ended.REFUSED
         return Answer(ended, status, _decode(content))
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
 
     async def capability(self, url: WorkerUrl, timeout_s: float) -> Capability | None:
         """Ask `GET /v1/models` what the worker makes; None when it did not say."""

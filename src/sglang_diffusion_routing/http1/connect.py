@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 from sglang_diffusion_routing.core.address import AllowList
@@ -35,6 +36,19 @@ async def resolve_worker(url: WorkerUrl, allowed: AllowList) -> list[str]:
         if not allowed.allows_host(url.host) and not allowed.allows_address(address):
             raise ConnectFailed(str(url), f"its address {address} is not on the list of allowed workers")
     return addresses
+
+
+def tls_for(url: WorkerUrl) -> ssl.SSLContext | None:
+    """Give what is needed to connect to an https worker, None for http; certificates are checked."""
+    return _tls_context() if url.scheme == "https" else None
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    # Loading the certificates of all authorities takes some 20 ms: once, and not before a worker needs it.
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 async def open_worker_connection(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
 
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
-from sglang_diffusion_routing.http1.connect import open_worker_connection
+from sglang_diffusion_routing.http1.connect import open_worker_connection, tls_for
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.tasks import spawn
 
@@ -44,7 +43,6 @@ class Upstreams:
         self._open: dict[WorkerId, int] = {}
         self._connections: set[UpstreamConnection] = set()
         self._waiting: dict[WorkerId, deque[asyncio.Future[UpstreamConnection | None]]] = {}
-        self._tls: ssl.SSLContext | None = None
         self._loop = asyncio.get_running_loop()
         self.connects_total = 0
 
@@ -134,17 +132,11 @@ class Upstreams:
             except OSError as error:
                 raise ConnectFailed("the control app", str(error.strerror or error)) from None
         else:
-            tls = self._tls_context() if url.scheme == "https" else None
+            tls = tls_for(url)
             await open_worker_connection(
                 url, lambda: connection, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
             )
         connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-
-    def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
-        return self._tls
 
     async def _wait_for_one(self, worker_id: WorkerId) -> UpstreamConnection | None:
         place: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
