@@ -105,6 +105,15 @@ def without_nominated(lines: list[bytes], tokens: frozenset[bytes]) -> list[byte
     return [line for line in lines if line.partition(b":")[0].lower() not in named]
 
 
+def first_field(lines: list[bytes], name: bytes) -> bytes | None:
+    """Give the value of the first of these header lines whose field is `name` (lower case), or None."""
+    for line in lines:
+        key, _, value = line.partition(b":")
+        if key.lower() == name:
+            return value.strip()
+    return None
+
+
 def without(lines: list[bytes], name: bytes) -> list[bytes]:
     """Drop the header lines of one field (lower case)."""
     return [line for line in lines if line.partition(b":")[0].lower() != name]

@@ -14,6 +14,7 @@ from sglang_diffusion_routing.http1.fields import (
     ROUTER_PREFIX,
     connection_tokens,
     content_length,
+    first_field,
     has_control_characters,
     is_chunked,
     without,
@@ -71,11 +72,7 @@ class ReplyHead:
 
     def field(self, name: bytes) -> bytes | None:
         """Give the first end-to-end field called `name` (lower case), or None."""
-        for line in self.lines:
-            key, _, value = line.partition(b":")
-            if key.lower() == name:
-                return value.strip()
-        return None
+        return first_field(self.lines, name)
 
     # llhttp's callbacks
 

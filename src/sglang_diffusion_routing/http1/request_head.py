@@ -29,6 +29,7 @@ from sglang_diffusion_routing.http1.fields import (
     checked_host,
     connection_tokens,
     content_length,
+    first_field,
     is_chunked,
     without,
     without_nominated,
@@ -110,11 +111,7 @@ class RequestHead:
 
     def field(self, name: bytes) -> bytes | None:
         """Give the first end-to-end field called `name` (lower case), or None."""
-        for line in self.lines:
-            key, _, value = line.partition(b":")
-            if key.lower() == name:
-                return value.strip()
-        return None
+        return first_field(self.lines, name)
 
     # llhttp's callbacks
 
