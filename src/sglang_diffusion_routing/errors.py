@@ -387,29 +387,6 @@ class UpstreamStalled(RouterError):
         )
 
 
-class WorkerUnreachable(RouterError):
-    """A control call on a worker was lost: whether it happened is unknown."""
-
-    code = "worker_unreachable"
-    http_status = 502
-    source = Source.WORKER
-    retryable = True
-
-    def __init__(self, worker_url: str, why: str) -> None:
-        super().__init__(f"no answer from {worker_url}: {why}", worker=worker_url, why=why)
-
-
-class WorkerDraining(RouterError):
-    """A tunnel or request ended because its worker is being taken out."""
-
-    code = "worker_draining"
-    http_status = 503
-    retryable = True
-
-    def __init__(self, worker_url: str) -> None:
-        super().__init__(f"{worker_url} is being drained", retry_after_s=1, worker=worker_url)
-
-
 class BadSetting(RouterError):
     """A setting is unknown, malformed or out of bounds; the router does not start.
 
