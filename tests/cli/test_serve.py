@@ -48,6 +48,20 @@ def test_a_switch_can_be_turned_off_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ([], "auto"),
+        (["--state", "/var/lib/router.db"], "/var/lib/router.db"),
+        (["--no-state"], None),
+        (["--state", "off"], None),
+        (["--no-state", "--state", "a.db"], "a.db"),
+    ],
+)
+def test_the_state_has_a_file_a_place_of_its_own_or_none(words: list[str], state: str | None) -> None:
+    assert serve.parse(words, {}) == Settings(state=state)
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--prot", "1"], "--prot is no flag of sglang-d-router; did you mean --port?"),

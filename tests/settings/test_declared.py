@@ -39,6 +39,8 @@ def test_groups_stay_together() -> None:
         ("worker_urls", "--worker-urls", "SGLANG_D_ROUTER_WORKER_URLS", "list of URL", "none", ""),
         ("on_disconnect", "--on-disconnect", "SGLANG_D_ROUTER_ON_DISCONNECT", "discard | cancel", "discard", ""),
         ("seed", "--seed", "SGLANG_D_ROUTER_SEED", "number or off", "off", ""),
+        ("state", "--state", "SGLANG_D_ROUTER_STATE", "FILE or off", "auto", ""),
+        ("resync", "--resync", "SGLANG_D_ROUTER_RESYNC", "switch", "true", ""),
         ("host", "--host", "SGLANG_D_ROUTER_HOST", "text", "0.0.0.0", ""),
         ("verbose", "--verbose", "SGLANG_D_ROUTER_VERBOSE", "switch", "false", ""),
     ],
@@ -57,7 +59,11 @@ def test_a_setting_is_described(field: str, flag: str, env: str, kind: str, defa
 def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
     settings = declared()
     assert {s.field for s in settings if s.takes_many} == {"worker_urls", "trusted_peers", "allow_worker"}
-    assert {s.field for s in settings if s.is_switch} == {"verbose"}
+    assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync"}
+
+
+def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
+    assert {s.flag for s in declared() if s.is_negatable} == {"--state"}
 
 
 @pytest.mark.parametrize(

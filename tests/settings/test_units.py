@@ -98,6 +98,15 @@ def test_other_values_are_left_to_the_next_reader(value: object) -> None:
     assert units.read_optional(value) is value
 
 
+def test_text_may_be_off() -> None:
+    assert [units.read_text_or_off(value) for value in ("a file", "off", False)] == ["a file", None, None]
+
+
+def test_text_that_may_be_off_is_not_empty() -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
+        units.read_text_or_off(" ")
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [("a,b c", ("a", "b", "c")), ("", ()), (["a", "b,c"], ("a", "b", "c")), (("a",), ("a",)), (" a , b ", ("a", "b"))],

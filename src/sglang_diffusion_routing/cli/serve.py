@@ -79,3 +79,12 @@ def _add_flag(group: "argparse._ArgumentGroup", setting: Setting) -> None:
         nargs="+" if setting.takes_many else None,
         action="extend" if setting.takes_many else "store",
     )
+    if setting.is_negatable:
+        group.add_argument(
+            setting.flag.replace("--", "--no-", 1),
+            dest=setting.field,
+            action="store_const",
+            const="off",
+            default=argparse.SUPPRESS,
+            help=f"the same as {setting.flag} off",
+        )

@@ -21,6 +21,7 @@ class Setting:
 
     field: its name in `Settings`. name: the YAML key. kind: what a value is, for help and docs ("seconds", "a | b").
     default and bounds: as text. word: stands for a value in help. takes_many: whether the flag takes several values.
+    is_negatable: whether there is a flag `--no-...` beside the one that takes a value, and means off.
     """
 
     field: str
@@ -33,6 +34,7 @@ class Setting:
     word: str
     is_switch: bool
     takes_many: bool
+    is_negatable: bool
 
     @property
     def flag(self) -> str:
@@ -65,6 +67,7 @@ def _describe(field: str, info: FieldInfo) -> Setting:
         word=_word(field, info),
         is_switch=info.annotation is bool,
         takes_many=typing.get_origin(info.annotation) is tuple,
+        is_negatable=info.annotation == str | None,
     )
 
 
@@ -75,6 +78,8 @@ def _kind(field: str, info: FieldInfo) -> str:
         return " | ".join(choice.value for choice in annotation)
     if typing.get_origin(annotation) is tuple:
         return f"list of {_word(field, info)}"
+    if annotation == str | None:
+        return f"{_declared_word(info)} or off"
     optional = " or off" if typing.get_origin(annotation) in {typing.Union, types.UnionType} else ""
     if field.endswith("_s"):
         return "seconds" + optional
@@ -85,10 +90,14 @@ def _kind(field: str, info: FieldInfo) -> str:
 
 def _word(field: str, info: FieldInfo) -> str:
     """Give the word that stands for a value, or one of several, on the command line."""
-    if typing.get_origin(info.annotation) is tuple and isinstance(info.json_schema_extra, dict):
-        return str(info.json_schema_extra["word"])
+    if typing.get_origin(info.annotation) is tuple:
+        return _declared_word(info)
     kind = _kind(field, info)
     return "NAME" if "|" in kind else kind.removesuffix(" or off").upper()
+
+
+def _declared_word(info: FieldInfo) -> str:
+    return str(info.json_schema_extra["word"]) if isinstance(info.json_schema_extra, dict) else ""
 
 
 def _bounds(field: str, info: FieldInfo) -> Iterator[str]:

@@ -19,6 +19,7 @@ from sglang_diffusion_routing.settings.units import (
     Networks,
     OptionalCount,
     OptionalSeconds,
+    OptionalText,
     Seconds,
     Switch,
     Words,
@@ -53,6 +54,10 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+STATE_AUTO = "auto"
+"""The word for a state file whose place follows from host and port."""
+
+
 class OnDisconnect(StrEnum):
     """What becomes of work whose client has left."""
 
@@ -71,7 +76,7 @@ def _setting(
     min_length: int | None = None,
     word: str = "WORD",
 ) -> Any:
-    """Declare a setting; `word` is what each item of a list is."""
+    """Declare a setting; `word` is what each item of a list is, or text that may be off."""
     extra: JsonDict = {"group": group, "word": word}
     return Field(default, description=meaning, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length)
 
@@ -139,6 +144,12 @@ class Settings(BaseModel):
     drain_timeout_s: Seconds = _setting(
         "Time limits", 1800.0, "a worker ends its work before a refit, sleep or removal", gt=0
     )
+    refit_part_timeout_s: Seconds = _setting(
+        "Time limits", 600.0, "silence between two requests of a refit that comes in several", gt=0
+    )
+    weights_wait_s: Seconds = _setting(
+        "Time limits", 600.0, "wait for a worker whose weights are as new as a request demands", gt=0
+    )
     fan_out_timeout_s: Seconds = _setting("Time limits", 1800.0, "one worker's answer to a call that goes to all", gt=0)
     shutdown_grace_s: Seconds = _setting("Time limits", 30.0, "requests in flight after SIGTERM", ge=0)
 
@@ -154,6 +165,17 @@ class Settings(BaseModel):
     fan_out_reply_max_bytes: Bytes = _setting("Sizes", MIB, "one worker's answer to a call that goes to all", ge=KIB)
     job_cap: Count = _setting("Sizes", 100_000, "jobs whose owner is remembered; the oldest give way", ge=1)
     job_ttl_s: Seconds = _setting("Sizes", 86_400.0, "how long the owner of a job is remembered", gt=0)
+
+    state: OptionalText = _setting(
+        "State",
+        STATE_AUTO,
+        "where workers, weights, refits and jobs outlive the router; auto: a file of this host and port",
+        word="FILE",
+    )
+    resume: Switch = _setting("State", default=False, meaning="restore the state also after an orderly end")
+    resync: Switch = _setting(
+        "State", default=True, meaning="bring a worker that missed a refit, or was restarted, to its group's weights"
+    )
 
     log_level: LogLevel = _setting("Log", LogLevel.INFO, "least urgent events that are written")
     log_format: LogFormat = _setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")

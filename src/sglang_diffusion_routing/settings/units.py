@@ -76,6 +76,14 @@ def read_optional(value: object) -> object:
     return value
 
 
+def read_text_or_off(value: object) -> object:
+    """Read text; the words for "no limit" and a YAML `off` turn into None."""
+    value = read_optional(value)
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
 def read_list(value: object) -> tuple[str, ...]:
     """Read a list of words: a YAML list, or text with commas or blanks between them."""
     if isinstance(value, str):
@@ -102,4 +110,5 @@ Switch = Annotated[bool, BeforeValidator(read_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
 Networks = Annotated[tuple[Annotated[IpNetwork, BeforeValidator(read_network)], ...], BeforeValidator(read_list)]
 OptionalSeconds = Annotated[Seconds | None, BeforeValidator(read_optional)]
+OptionalText = Annotated[str | None, BeforeValidator(read_text_or_off)]
 OptionalCount = Annotated[Count | None, BeforeValidator(read_optional)]
