@@ -42,6 +42,9 @@ SAMPLES: dict[str, object] = {
     "connections": 9,
     "tunnels": 9,
     "waiting": 9,
+    "holder": 9,
+    "schema": 9,
+    "newest": 1,
 }
 
 

@@ -32,13 +32,17 @@ def _setting(setting: Setting) -> str:
     return f"| `{setting.flag}` | {value} | {setting.default} | {setting.meaning} |"
 
 
+_AT_START = (errors.BadSetting, errors.StateUnusable)
+"""A router with one of these does not start, and no client sees it."""
+
+
 def errors_table() -> Iterator[str]:
     """Give a row for each error that a client can see, by status and code."""
     seen = {
         error
         for error in vars(errors).values()
-        if isinstance(error, type) and issubclass(error, errors.RouterError) and error is not errors.RouterError
-    } - {errors.BadSetting}
+        if isinstance(error, type) and issubclass(error, errors.RouterError) and not issubclass(error, _AT_START)
+    } - {errors.RouterError}
     yield "| Status | Code | Caused by | Worth a retry | Meaning |\n|---|---|---|---|---|"
     for error in sorted(seen, key=lambda error: (error.http_status, error.code)):
         retry = "yes" if error.retryable else "no"

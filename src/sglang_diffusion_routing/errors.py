@@ -403,6 +403,56 @@ class BadSetting(RouterError):
         super().__init__(f"{where} {why}", setting=where)
 
 
+class StateUnusable(RouterError):
+    """The file of the durable state cannot be had or written; the router does not start.
+
+    Args:
+        path: the file.
+        why: the rest of the sentence.
+    """
+
+    code = "state_unusable"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"state file {path} {why}", path=path)
+
+
+class StateInUse(StateUnusable):
+    """Another router has the state file.
+
+    Args:
+        holder: that router's process, None when it cannot be told.
+    """
+
+    code = "state_in_use"
+
+    def __init__(self, path: str, holder: int | None) -> None:
+        who = "another router" if holder is None else f"another router (process {holder})"
+        super().__init__(path, f"is in use by {who}; each router needs a --state FILE of its own")
+
+
+class StateCorrupt(StateUnusable):
+    """The state file is damaged, or is no state file; it was left as it is."""
+
+    code = "state_corrupt"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(path, f"{why}, and was left as it is; move it away, or start with --no-state")
+
+
+class StateTooNew(StateUnusable):
+    """The state file is from a newer router."""
+
+    code = "state_too_new"
+
+    def __init__(self, path: str, schema: int, newest: int) -> None:
+        super().__init__(
+            path,
+            f"is from a newer router (schema {schema}, this one knows {newest}), and was left as it is; "
+            "start that router, or name another --state FILE",
+        )
+
+
 class RouteNotFound(RouterError):
     """The path belongs to the router, and the router has no such route."""
 
