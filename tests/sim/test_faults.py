@@ -20,6 +20,7 @@ def test_nothing_is_wrong_at_first() -> None:
         "slow_factor": 1.0,
         "broken": False,
         "refuse_refits": False,
+        "spoil_refits": False,
         "misload_refits": False,
         "refuse_release": False,
         "refuse_resume": False,

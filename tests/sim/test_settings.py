@@ -37,6 +37,13 @@ def test_a_value_out_of_bounds_or_an_unknown_name_is_refused(values: dict[str, A
     assert [error["loc"] for error in refusal.value.errors()] == [(next(iter(values)),)]
 
 
+@pytest.mark.parametrize("faults", ['{"gremlins": true}', '{"fail_next": -1}', "half a {"])
+def test_faults_that_do_not_exist_are_refused(faults: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        SimSettings(faults=faults)
+    assert [error["loc"][0] for error in refusal.value.errors()] == ["faults"]
+
+
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         SimSettings().speed = 2.0  # type: ignore[misc]

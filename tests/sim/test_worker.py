@@ -194,6 +194,40 @@ def test_refusals_are_for_the_tests_of_others(sim: Running) -> None:
     }
 
 
+def test_lora_edits_are_refused_like_refits(sim: Running) -> None:
+    before = sim.checksums()
+    sim.sim.faults(refuse_refits=True)
+    reply = sim.post("/v1/set_lora", json={"lora_nickname": "a", "lora_path": "hub/a"})
+    assert (reply.status_code, reply.json()) == (
+        500,
+        {"detail": "Failed to set LoRA adapter: refits are refused (a simulated fault)"},
+    )
+    assert sim.checksums() == before
+
+
+def test_a_refused_refit_may_have_spoilt_the_weights(sim: Running) -> None:
+    before = sim.checksums()
+    sim.sim.faults(spoil_refits=True)
+    reply = sim.post("/update_weights_from_disk", json={"model_path": "sim/x"})
+    assert (reply.status_code, reply.json()["success"]) == (400, False)
+    after = sim.checksums()
+    assert {module for module in before if before[module] != after[module]} == {"transformer"}
+
+
+def test_lora_edits_take_as_long_as_refits(start: Start) -> None:
+    sim = start(refit_seconds=0.2)
+    assert sim.post("/v1/set_lora", json={"lora_nickname": "a", "lora_path": "hub/a"}).status_code == 200
+    (entry,) = sim.state()["finished"]
+    assert entry["kind"] == "lora"
+    assert 0.2 <= entry["finished_s"] - entry["started_s"] < 1.0
+
+
+def test_faults_can_be_in_force_from_the_start(start: Start) -> None:
+    sim = start(faults='{"refuse_refits": true}')
+    assert sim.post("/update_weights_from_disk", json={"model_path": "sim/x"}).status_code == 400
+    assert sim.state()["faults"]["refuse_refits"] is True
+
+
 def test_the_scheduler_may_die_with_work_in_it(start: Start) -> None:
     sim = start(overhead_seconds=30.0)
     replies: dict[str, httpx2.Response] = {}

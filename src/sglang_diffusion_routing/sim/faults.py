@@ -35,6 +35,7 @@ class Faults(BaseModel):
     slow_factor: float = Field(default=1.0, gt=0, description="all modelled durations are multiplied by this")
     broken: bool = Field(default=False, description="every generation fails while /health says 200")
     refuse_refits: bool = Field(default=False, description="refits are answered 400 and change nothing")
+    spoil_refits: bool = Field(default=False, description="refits are answered 400 and change the weights")
     misload_refits: bool = Field(default=False, description="refits report success with other weights than asked for")
     refuse_release: bool = Field(default=False, description="falling asleep is answered 400 and does not happen")
     refuse_resume: bool = Field(default=False, description="waking is answered 400 and does not happen")

@@ -171,6 +171,13 @@ class Model:
             return Outcome(success=False, message=f"Module '{module}' update weight check failed: " + "; ".join(parts))
         return Outcome(success=True, message=f"Verified module '{module}' update for {len(expected)} tensor(s).")
 
+    def spoil(self) -> None:
+        """Leave the transformer half changed, as a refit that fails in the middle does: a fault for tests."""
+        gain = "style.gain"
+        transformer = self._modules["transformer"]
+        self._modules["transformer"] = {**transformer, gain: -transformer[gain]}
+        self._settle()
+
     def set_adapters(self, **request: Any) -> None:
         """Apply adapters as `Adapters.set` does; raises `LoraError` and changes nothing when it cannot."""
         self.adapters.set(**request)

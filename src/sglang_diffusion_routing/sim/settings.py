@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sglang_diffusion_routing.sim.faults import Faults
 from sglang_diffusion_routing.sim.profiles import PROFILES, Profile
 
 MODULE = "sglang_diffusion_routing.sim"
@@ -61,7 +62,19 @@ class SimSettings(BaseModel):
     output_dir: Path | None = Field(
         default=None, description="folder for images and videos; by default a temporary one, removed at the end"
     )
+    faults: str = Field(default="", description="faults in force from the start, as POST /sim/faults takes them")
     verbose: bool = Field(default=False, description="log to stderr, with the traces of unhandled errors")
+
+    @field_validator("faults")
+    @classmethod
+    def _are_faults(cls, text: str) -> str:
+        if text:
+            Faults.model_validate_json(text)
+        return text
+
+    @property
+    def initial_faults(self) -> Faults:
+        return Faults.model_validate_json(self.faults) if self.faults else Faults()
 
     @property
     def profile(self) -> Profile:

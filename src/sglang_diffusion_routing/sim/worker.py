@@ -9,6 +9,7 @@ from sglang_diffusion_routing.sim.engine import Engine, Turn
 from sglang_diffusion_routing.sim.faults import Faults
 from sglang_diffusion_routing.sim.flow import TRAIN_STEPS
 from sglang_diffusion_routing.sim.jobs import Made, OutputFolder, Shelf
+from sglang_diffusion_routing.sim.lora import LoraError
 from sglang_diffusion_routing.sim.model import Model, Outcome
 from sglang_diffusion_routing.sim.sampler import GenerationFailed, Plan, Sample, sample
 from sglang_diffusion_routing.sim.settings import SimSettings
@@ -61,6 +62,7 @@ class Worker:
         self.requests: Counter[str] = Counter()
         if settings.warmup_seconds == 0:
             self.warm.set()
+        self.set_faults(**settings.initial_faults.model_dump())
 
     def close(self) -> None:
         """Give up all work and remove temporary files."""
@@ -182,8 +184,8 @@ class Worker:
         def work(turn: Turn) -> Outcome:
             if from_disk and self.sleeping:
                 raise RefitWhileAsleep(ASLEEP_REFIT)
-            if self.faults.refuse_refits:
-                return Outcome(success=False, message="refits are refused (a simulated fault)")
+            if (refusal := self._refusal()) is not None:
+                return Outcome(success=False, message=refusal)
             outcome = action()
             if outcome.success:  # a refusal comes before any weights are read
                 turn.take(self.settings.refit_seconds)
@@ -192,6 +194,30 @@ class Worker:
             return outcome
 
         return await self.engine.run("refit", work)
+
+    async def adapt(self, action: Callable[[], None]) -> None:
+        """Queue a change of LoRA adapters; raises what the change raises.
+
+        Raises:
+            LoraError: it is refused, by a fault or for a reason.
+        """
+
+        def work(turn: Turn) -> None:
+            if (refusal := self._refusal()) is not None:
+                raise LoraError(refusal)
+            action()
+            turn.take(self.settings.refit_seconds)
+            turn.reach(1.0)
+            turn.weights = self.model.transformer_checksum
+
+        await self.engine.run("lora", work)
+
+    def _refusal(self) -> str | None:
+        """Say why a change of weights is refused, when a fault wants that; it may have changed them all the same."""
+        if self.faults.spoil_refits:
+            self.model.spoil()
+            return "half of the weights were loaded (a simulated fault)"
+        return "refits are refused (a simulated fault)" if self.faults.refuse_refits else None
 
     async def release(self) -> dict[str, Any]:
         """Fall asleep once all work before has ended; the reply is the worker's own."""

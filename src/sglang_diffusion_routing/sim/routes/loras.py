@@ -68,7 +68,7 @@ async def list_loras(worker: TheWorker) -> dict[str, Any]:
 
 async def _run(worker: Worker, action: Callable[[], None], failure: str) -> None:
     try:
-        await worker.control("lora", action)
+        await worker.adapt(action)
     except LoraError as error:
         raise HTTPException(status_code=500, detail=f"{failure}: {error}") from error
     except SchedulerDead as error:
