@@ -578,6 +578,25 @@ class TooManyRefits(RouterError):
         super().__init__(f"{waiting} refits wait for their turn", retry_after_s=5, waiting=waiting)
 
 
+class UnknownRefit(RouterError):
+    """No refit of this id is remembered."""
+
+    code = "unknown_refit"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, refit_id: str) -> None:
+        super().__init__(f"no refit {refit_id!r} is remembered", refit=refit_id)
+
+
+class NoOpenRefit(RouterError):
+    """A part or a commit came while no refit waits for one: begin again."""
+
+    code = "no_open_refit"
+    http_status = 409
+    source = Source.CLIENT
+
+
 class TooManyWorkers(RouterError):
     """Each registered worker costs a connection and a probe every few seconds, so there is an end to them."""
 

@@ -229,6 +229,55 @@ class FanOutReply(_Reply):
     message: str | None = None
     weight_version: str | None = None
     consistent: bool | None = Field(None, description="checksums: all workers hold the same weights")
+    refit: str | None = Field(None, description="id of the refit, for GET /refits/{id}")
+
+
+class RefitRow(_Reply):
+    """How far one worker is in a refit."""
+
+    worker_url: str
+    status: Literal[
+        "waiting", "draining", "updating", "updated", "refused", "lost", "expired", "superseded", "conflict", "skipped"
+    ] = Field(description="waiting: its turn has not come; expired: its work did not end in time")
+    status_code: int | None = Field(None, description="of its answer; null while there is none")
+    reason: str = Field("", description="its own words, or why it was left out")
+    seconds: float | None = Field(None, description="from the order to its end")
+
+
+class RefitView(_Reply):
+    """A refit, under way or over."""
+
+    id: str
+    route: str
+    mode: Literal["drain", "rolling", "immediate"]
+    weight_version: str | None = Field(description="null until its turn has come, where the router counts")
+    groups: list[str] = Field(description="weight groups that it is for")
+    status: Literal["waiting", "open", "succeeded", "partial", "failed", "interrupted"] = Field(
+        description="partial: some workers have the new weights; interrupted: the router ended in the middle of it"
+    )
+    reason: str = Field("", description="why it failed as a whole")
+    started_at: str = Field(description="RFC 3339, UTC")
+    ended_at: str | None
+    parts: int = Field(description="requests with weights so far; more than one only between begin and commit")
+    workers: list[RefitRow]
+
+
+class RefitList(_Reply):
+    """Refits, the newest first."""
+
+    refits: list[RefitView]
+
+
+class RefitReply(_Reply):
+    """One refit."""
+
+    refit: RefitView
+
+
+class RefitQuery(_Query):
+    """How many refits to show."""
+
+    limit: int = Field(20, ge=1, le=256)
 
 
 class ErrorReply(BaseModel):

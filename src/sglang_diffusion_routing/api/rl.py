@@ -30,7 +30,7 @@ FAN_OUT_ERRORS = errors(InvalidField, InvalidWorkerUrl, UnknownWorker, BodyTooLa
 
 async def answer(reply: FanOutReply) -> Response:
     """Write a fan-out's reply, without the fields that do not apply to it."""
-    left_out = {name for name in ("message", "weight_version", "consistent") if getattr(reply, name) is None}
+    left_out = {name for name in ("message", "weight_version", "consistent", "refit") if getattr(reply, name) is None}
     return await wire_long(reply, exclude=left_out)
 
 
