@@ -45,6 +45,8 @@ SAMPLES: dict[str, object] = {
     "holder": 9,
     "schema": 9,
     "newest": 1,
+    "wanted": "step-7",
+    "targets": {"m": "step-6", "n": None, "": "step-5"},
 }
 
 
@@ -98,6 +100,22 @@ def test_whoever_is_to_come_back_is_told_when(kind: type[RouterError]) -> None:
 def test_whoever_finds_no_worker_is_told_how_they_are(by_status: dict[str, int], message: str) -> None:
     error = errors.NoRoutableWorker(by_status)
     assert json.loads(error.to_wire()) == {"error": message, "code": "no_routable_worker", "by_status": by_status}
+
+
+@pytest.mark.parametrize(
+    ("targets", "known"),
+    [({"m": "step-6", "n": None, "": "step-5"}, "m: step-6, no name: step-5"), ({}, "there was no refit yet")],
+)
+def test_a_demand_for_weights_that_nobody_has_is_told_what_there_is(targets: dict[str, str | None], known: str) -> None:
+    error = errors.WeightsUnmet("step-7", targets, 1.5, {"active": 2})
+    assert json.loads(error.to_wire()) == {
+        "error": f"no worker has weights as new as 'step-7' ({known})",
+        "code": "weights_unmet",
+        "min_weight_version": "step-7",
+        "targets": targets,
+        "waited_s": 1.5,
+        "by_status": {"active": 2},
+    }
 
 
 def test_a_request_without_a_capable_worker_gets_the_sentence_that_clients_know() -> None:

@@ -298,6 +298,27 @@ class QueueTimeout(RouterError):
         )
 
 
+class WeightsUnmet(RouterError):
+    """No worker came to have weights as new as the request demands; `targets` has each group's."""
+
+    code = "weights_unmet"
+    http_status = 503
+    retryable = True
+
+    def __init__(
+        self, wanted: str, targets: Mapping[str, str | None], waited_s: float, by_status: Mapping[str, int]
+    ) -> None:
+        known = ", ".join(f"{group or 'no name'}: {target}" for group, target in targets.items() if target is not None)
+        super().__init__(
+            f"no worker has weights as new as {wanted!r} ({known or 'there was no refit yet'})",
+            retry_after_s=1,
+            min_weight_version=wanted,
+            targets=dict(targets),
+            waited_s=waited_s,
+            by_status=dict(by_status),
+        )
+
+
 class ShuttingDown(RouterError):
     """The router ends and takes no new work; another one, or the same one later, does."""
 
@@ -605,7 +626,7 @@ class TooManyWorkers(RouterError):
     source = Source.CLIENT
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} workers are registered, the limit", limit=limit)
+        super().__init__(f"there would be more than {limit} workers", limit=limit)
 
 
 class IdempotencyKeyInUse(RouterError):

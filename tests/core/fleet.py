@@ -75,7 +75,7 @@ class Fleet:
     ) -> None:
         self.now_s = 0.0
         self.pool = Pool(health)
-        self.scheduler = Scheduler(limits or SchedulerLimits(), random.Random(seed), policy)
+        self.scheduler = Scheduler(limits or SchedulerLimits(), self.pool.ledger, random.Random(seed), policy)
 
     def apply(self, event: ev.Event) -> list[Command]:
         return self._follow(self.pool.handle(event, self.now_s))

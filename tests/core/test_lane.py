@@ -163,4 +163,4 @@ def test_a_line_can_be_served_when_its_first_ticket_can_be_granted(
 ) -> None:
     its = lane(station("a", cap=1, load=load))
     avoid = frozenset({worker_id("a")}) if avoided else frozenset()
-    assert its.can_grant(LineKey(avoid, creates_job)) is can
+    assert its.can_grant(avoid, creates_job=creates_job) is can

@@ -32,7 +32,8 @@ class Ledger(Fleet):
     """
 
     def __init__(self, limits: SchedulerLimits) -> None:
-        super().__init__(Pool(), Scheduler(limits, random.Random(7)), Affinity(), BlackHoles())
+        pool = Pool()
+        super().__init__(pool, Scheduler(limits, pool.ledger, random.Random(7)), Affinity(), BlackHoles())
         self.run_command = self._run
         self.ends: list[tuple[WorkerId, Result, int]] = []
 

@@ -72,7 +72,8 @@ class Harness:
     """A fleet, its clock stopped, and the commands it gave."""
 
     def __init__(self) -> None:
-        pool, scheduler = Pool(), Scheduler(SchedulerLimits(max_concurrency=1), random.Random(0), "least-request")
+        pool = Pool()
+        scheduler = Scheduler(SchedulerLimits(max_concurrency=1), pool.ledger, random.Random(0), "least-request")
         self.fleet = Fleet(pool, scheduler, Affinity(), BlackHoles())
         self.now_s = 100.0
         self.fleet.now_s = lambda: self.now_s

@@ -22,9 +22,9 @@ class RecordingFleet(Fleet):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            Pool(), Scheduler(SchedulerLimits(), random.Random(0), "least-request"), Affinity(), BlackHoles()
-        )
+        pool = Pool()
+        scheduler = Scheduler(SchedulerLimits(), pool.ledger, random.Random(0), "least-request")
+        super().__init__(pool, scheduler, Affinity(), BlackHoles())
         self.instant_s = 100.0
         self.clock_reads = 0
         self.now_s = self._read_clock

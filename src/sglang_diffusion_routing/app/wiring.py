@@ -54,9 +54,10 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         rng = random.Random(settings.seed)
+        pool = Pool(_health_limits(settings), settings.drain_timeout_s)
         self._fleet = fleet = Fleet(
-            Pool(_health_limits(settings), settings.drain_timeout_s),
-            Scheduler(_scheduler_limits(settings), rng, settings.routing_algorithm.value),
+            pool,
+            Scheduler(_scheduler_limits(settings), pool.ledger, rng, settings.routing_algorithm.value),
             Affinity(settings.job_cap, settings.job_ttl_s),
             BlackHoles(),
         )
@@ -168,7 +169,7 @@ def _health_limits(settings: Settings) -> HealthLimits:
 
 def _scheduler_limits(settings: Settings) -> SchedulerLimits:
     return SchedulerLimits(
-        queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes),
+        queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
         max_concurrency=settings.max_concurrency_per_worker,
     )
 

@@ -72,10 +72,11 @@ class LineKey(NamedTuple):
 
     avoid: frozenset[WorkerId]
     creates_job: bool
+    min_version: str | None = None
 
     @classmethod
     def of(cls, spec: WorkSpec) -> LineKey:
-        return cls(spec.avoid, spec.creates_job)
+        return cls(spec.avoid, spec.creates_job, spec.min_version)
 
 
 class Lane:
@@ -174,11 +175,11 @@ class Lane:
         if not line:
             del self.lines[key]
 
-    def can_grant(self, key: LineKey) -> bool:
-        """Tell whether the first ticket of a line need not wait any longer."""
-        if _first(self.free, key.avoid) is not None:
+    def can_grant(self, avoid: AbstractSet[WorkerId], *, creates_job: bool) -> bool:
+        """Tell whether work that must not go to `avoid` need not wait."""
+        if _first(self.free, avoid) is not None:
             return True
-        return key.creates_job and _first(self.full, key.avoid) is not None
+        return creates_job and _first(self.full, avoid) is not None
 
 
 def _first(stations: LoadBuckets, avoid: AbstractSet[WorkerId]) -> Station | None:

@@ -12,10 +12,16 @@ NO_CAP = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """max_requests: tickets. max_bytes: sum of their `size_bytes`."""
+    """max_requests: tickets. max_bytes: sum of their `size_bytes`.
+
+    weights_wait_s: how long work waits while no worker has weights as new as it demands.
+    max_demands: weight versions that are demanded at the same time; each is looked at whenever a worker comes free.
+    """
 
     max_requests: int = 16_384
     max_bytes: int = 256 * 2**20
+    weights_wait_s: float = 600.0
+    max_demands: int = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
 from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.work import Ticket, Waiter, WorkSpec
@@ -22,8 +23,14 @@ class Queue:
         self._sequence = 0
         self._retry_sequence = _FIRST_RETRY
         self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._demands: Counter[str] = Counter()
         self.count = 0
         self.size_bytes = 0
+
+    @property
+    def has_demands(self) -> bool:
+        """Whether anything waits that not every worker's weights are new enough for."""
+        return bool(self._demands)
 
     def met(self, spec: WorkSpec) -> str | None:
         """Name the bound that this work would break, None if there is room for it."""
@@ -34,6 +41,9 @@ class Queue:
             return f"{limits.max_requests} requests"
         if self.size_bytes + spec.size_bytes > limits.max_bytes:
             return f"{limits.max_bytes} bytes"
+        wanted = spec.min_version
+        if wanted is not None and wanted not in self._demands and len(self._demands) >= limits.max_demands:
+            return f"{limits.max_demands} different weight versions"
         return None
 
     def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Ticket:
@@ -47,19 +57,35 @@ class Queue:
         ticket = Ticket(spec, waiter, now_s, sequence)
         self.count += 1
         self.size_bytes += spec.size_bytes
-        if spec.deadline_s is not None:
-            self._drop_stale_deadlines()
-            heapq.heappush(self._deadlines, (spec.deadline_s, sequence, ticket))
+        if spec.min_version is not None:
+            self._demands[spec.min_version] += 1
+        self.remind(ticket, now_s)
         return ticket
+
+    def remind(self, ticket: Ticket, now_s: float) -> None:
+        """See to it that a waiting ticket is due once more: at its deadline, or when its demand has waited too long."""
+        spec = ticket.spec
+        due_s = spec.deadline_s
+        if spec.min_version is not None:
+            waited_s = now_s + self._limits.weights_wait_s
+            due_s = waited_s if due_s is None else min(due_s, waited_s)
+        if due_s is not None:
+            self._drop_stale_deadlines()
+            heapq.heappush(self._deadlines, (due_s, ticket.sequence, ticket))
 
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket back, however its waiting has ended."""
         ticket.waiting = False
         self.count -= 1
         self.size_bytes -= ticket.spec.size_bytes
+        wanted = ticket.spec.min_version
+        if wanted is not None:
+            self._demands[wanted] -= 1
+            if not self._demands[wanted]:
+                del self._demands[wanted]
 
     def due(self, now_s: float) -> list[Ticket]:
-        """Give the waiting tickets whose deadline has passed, earliest first; each is given once."""
+        """Give the waiting tickets whose time has come, earliest first; each is given once, and again when reminded."""
         due: list[Ticket] = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
             ticket = heapq.heappop(self._deadlines)[2]

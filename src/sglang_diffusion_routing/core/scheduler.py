@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from collections.abc import Set as AbstractSet
 
-from sglang_diffusion_routing.core.lane import Lane
-from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
+from sglang_diffusion_routing.core.demands import Demands
+from sglang_diffusion_routing.core.lane import Lane, LineKey
+from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
+from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
-from sglang_diffusion_routing.errors import NoCapableWorker, NoRoutableWorker, QueueFull, QueueTimeout, RouterError
+from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError
 
 # Trainers try again every second (up to 60 times); a longer wait would only let others overtake them.
 QUEUE_FULL_RETRY_AFTER_S = 1
@@ -26,12 +28,14 @@ class Scheduler:
     A call that may end somebody's waiting returns these decisions; the caller delivers each to its waiter.
     """
 
-    def __init__(self, limits: SchedulerLimits, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
+    def __init__(self, limits: SchedulerLimits, ledger: Ledger, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
         self._limits = limits
         self._lanes = Lanes(policy, rng)
         self._queue = Queue(limits.queue)
         self._stations: dict[Worker, Station] = {}
         self._by_id: dict[WorkerId, Station] = {}
+        self._demands = Demands(ledger, self._by_id)
+        self._prospects = Prospects(self._lanes, self._by_id, self._demands)
         self._lease_ids = 0
         self._routable: set[Station] = set()
         self._unproven: dict[Station, None] = {}
@@ -86,17 +90,26 @@ class Scheduler:
         if spec.skips_queue:
             return self._lease_past_queue(lane, spec, now_s)
         if not self.paused:
-            station = lane.choose(spec.avoid, creates_job=spec.creates_job)
+            avoid = spec.avoid if spec.min_version is None else self._demands.avoid(spec)
+            station = lane.choose(avoid, creates_job=spec.creates_job)
             if station is not None:
                 return self._grant(station, spec, now_s, 0.0)
-            if not self._hope(lane, spec.avoid):
-                raise self._in_vain(lane, spec)
+            if not self._prospects.has_hope(lane, spec.avoid):
+                raise self._prospects.in_vain(lane, spec)
         bound = self._queue.met(spec)
         if bound is not None:
             raise QueueFull(self._queue.count, bound, QUEUE_FULL_RETRY_AFTER_S, self._lanes.by_status(lane))
         ticket = self._queue.enter(spec, waiter, now_s)
         lane.line_up(ticket)
         return ticket
+
+    def adopt(self, worker: Worker, spec: WorkSpec, now_s: float) -> Lease:
+        """Give a lease for work that is on the worker already, whatever its standing and its cap.
+
+        Raises:
+            KeyError: there is no such worker.
+        """
+        return self._grant(self._stations[worker], spec, now_s, 0.0)
 
     def abandon(self, ticket: Ticket) -> None:
         """Take back a ticket whose waiter has left; one that was decided stays decided."""
@@ -126,7 +139,7 @@ class Scheduler:
                 for lane in station.lanes:
                     lane.shrank(station)
                 if self._queue.count:
-                    return self._dispatch(station.lanes, now_s)
+                    return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:
             self._forget(station)
         return []
@@ -134,7 +147,7 @@ class Scheduler:
     def _lease_past_queue(self, lane: Lane, spec: WorkSpec, now_s: float) -> Lease:
         station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
         if station is None:
-            raise self._in_vain(lane, spec)
+            raise self._prospects.in_vain(lane, spec)
         for other in station.lanes:
             other.turn(station)
         return self._grant(station, spec, now_s, 0.0)
@@ -146,8 +159,9 @@ class Scheduler:
         self.live_leases += 1
         if not spec.skips_queue:
             station.load += 1
-            for lane in station.lanes:
-                lane.grew(station)
+            if station.open:
+                for lane in station.lanes:
+                    lane.grew(station)
         return lease
 
     # What ends waiting.
@@ -155,6 +169,7 @@ class Scheduler:
     def refresh(self, worker: Worker, now_s: float) -> list[Decision]:
         """Take in what the pool has changed about a worker, its registration and its removal included."""
         self._lanes.touched()
+        self._demands.forget()
         station = self._stations.get(worker)
         if worker.state is WorkerState.REMOVED:
             if station is None or station.gone:
@@ -165,7 +180,8 @@ class Scheduler:
                 station = self._stations[worker] = self._by_id[worker.worker_id] = Station(worker)
             stands, cap = standing(worker), self._limits.cap_of(worker)
             if self._lanes.belongs(station, standing=stands, cap=cap):
-                return []
+                # It may have other weights than before, and go on as if nothing were.
+                return self._settle(now_s, removed=False) if self._queue.has_demands else []
             self._routable.discard(station)
             self._unproven.pop(station, None)
             if stands is Standing.ROUTABLE:
@@ -178,12 +194,16 @@ class Scheduler:
         return self._settle(now_s, removed=station.gone)
 
     def expire(self, now_s: float) -> list[Decision]:
-        """Refuse what has waited to its deadline."""
+        """Refuse what has waited to its deadline, or for weights that no worker has come to have."""
         decisions: list[Decision] = []
         for ticket in self._queue.due(now_s):
-            lane = self._step_out(ticket)
-            error = QueueTimeout(now_s - ticket.enqueued_s, self._lanes.by_status(lane))
-            decisions.append(Refused(ticket, error))
+            lane = self._lanes.find(ticket.spec.needs, ticket.spec.model)
+            error = self._prospects.overdue(lane, ticket, now_s)
+            if error is None:
+                self._queue.remind(ticket, now_s)
+            else:
+                self._step_out(ticket)
+                decisions.append(Refused(ticket, error))
         return decisions
 
     def pause(self) -> None:
@@ -229,11 +249,9 @@ class Scheduler:
             if station.open is not is_open:
                 self._lanes.place(station, standing=station.standing, cap=station.cap, is_open=is_open)
 
-    def _step_out(self, ticket: Ticket) -> Lane:
-        lane = self._lanes.find(ticket.spec.needs, ticket.spec.model)
-        lane.step_out(ticket)
+    def _step_out(self, ticket: Ticket) -> None:
+        self._lanes.find(ticket.spec.needs, ticket.spec.model).step_out(ticket)
         self._queue.leave(ticket)
-        return lane
 
     def _settle(self, now_s: float, *, removed: bool) -> list[Decision]:
         if self.paused or not self._queue.count:
@@ -241,18 +259,25 @@ class Scheduler:
         lanes = tuple(self._lanes.all)
         return self._refuse_hopeless(lanes, removed=removed) + self._dispatch(lanes, now_s)
 
-    def _dispatch(self, lanes: Collection[Lane], now_s: float) -> list[Decision]:
-        """Grant what these lanes can, the earliest ticket first; a line that must wait holds up no other."""
+    def _dispatch(self, lanes: Collection[Lane], now_s: float, freed: Station | None = None) -> list[Decision]:
+        """Grant what these lanes can, the earliest ticket first; a line that must wait holds up no other.
+
+        Args:
+            freed: the one station that has come to have room, so that nothing waits for any other.
+        """
         decisions: list[Decision] = []
         while not self.paused:
             ready = [
-                (next(iter(line)), lane) for lane in lanes for key, line in lane.lines.items() if lane.can_grant(key)
+                (next(iter(line)), lane)
+                for lane in lanes
+                for key, line in lane.lines.items()
+                if self._can_grant(lane, key, freed)
             ]
             if not ready:
                 break
             ticket, lane = min(ready, key=_place_in_queue)
             spec = ticket.spec
-            station = lane.choose(spec.avoid, creates_job=spec.creates_job)
+            station = lane.choose(self._demands.avoid(spec), creates_job=spec.creates_job)
             if station is None:
                 raise AssertionError("a lane that can grant must have a station to choose")
             lane.step_out(ticket)
@@ -261,29 +286,23 @@ class Scheduler:
             decisions.append(Granted(ticket, lease))
         return decisions
 
+    def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
+        avoid = self._demands.avoid(key)
+        if freed is None:
+            return lane.can_grant(avoid, creates_job=key.creates_job)
+        return freed.load < freed.cap and freed.worker.worker_id not in avoid
+
     def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
         decisions: list[Decision] = []
         for lane in lanes:
-            for key in [key for key in lane.lines if not self._hope(lane, key.avoid)]:
+            for key in [key for key in lane.lines if not self._prospects.has_hope(lane, key.avoid)]:
                 for ticket in list(lane.lines[key]):
                     lane.step_out(ticket)
                     self._queue.leave(ticket)
                     # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
                     gone = NoRoutableWorker(self._lanes.by_status(lane)) if removed else None
-                    decisions.append(Refused(ticket, gone or self._in_vain(lane, ticket.spec)))
+                    decisions.append(Refused(ticket, gone or self._prospects.in_vain(lane, ticket.spec)))
         return decisions
-
-    def _hope(self, lane: Lane, avoid: AbstractSet[WorkerId]) -> bool:
-        """Tell whether a worker that may do the lane's work, and is not to be avoided, is routable or on its way."""
-        if not avoid:
-            return lane.hope > 0
-        avoided = (self._by_id.get(worker_id) for worker_id in avoid)
-        return lane.hope > sum(s is not None and lane in s.hopes and s.standing in HOPEFUL for s in avoided)
-
-    def _in_vain(self, lane: Lane, spec: WorkSpec) -> RouterError:
-        if not self._lanes.capable(spec.needs):
-            return NoCapableWorker(spec.needs.value)
-        return NoRoutableWorker(self._lanes.by_status(lane))
 
 
 def _place_in_queue(ready: tuple[Ticket, Lane]) -> int:

@@ -30,6 +30,7 @@ class WorkSpec:
     size_bytes: bytes that waiting costs the router (head and what is kept of the body).
     deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
     avoid: workers that already failed this work.
+    min_version: weight version that the worker must have, or a later one in the ledger's order; None for any.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
     """
 
@@ -41,8 +42,18 @@ class WorkSpec:
     size_bytes: int = 0
     deadline_s: float | None = None
     avoid: frozenset[WorkerId] = frozenset()
+    min_version: str | None = None
     request_id: str = ""
     group: str = ""
+
+
+class Demanding(Protocol):
+    """What keeps work from workers that could do it."""
+
+    @property
+    def avoid(self) -> frozenset[WorkerId]: ...
+    @property
+    def min_version(self) -> str | None: ...
 
 
 class Result(IntEnum):
