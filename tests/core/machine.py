@@ -20,8 +20,9 @@ from sglang_diffusion_routing.core.commands import AnswerRequest, Command
 from sglang_diffusion_routing.core.health import HealthLimits, ProbeFailure
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.policies import POLICIES
+from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
-from sglang_diffusion_routing.core.weights import Unversioned
+from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.work import Decision, Granted, Needs, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, RequestId, Worker
 from sglang_diffusion_routing.errors import (
@@ -68,6 +69,8 @@ class FleetMachine(RuleBasedStateMachine):
         self.outstanding: dict[int, Worker] = {}
         self.pending: set[RequestId] = set()
         self.requests = 0
+        self.refits = 0
+        self.before_rolling: dict[str, Loaded] = {}
 
     @initialize(
         policy=st.sampled_from(list(POLICIES)),
@@ -97,13 +100,20 @@ class FleetMachine(RuleBasedStateMachine):
         return list(self.fleet.pool.workers.values())
 
     def is_current(self, worker: Worker) -> bool:
-        if worker.loaded is Unversioned.SUSPECT:
+        if worker.loaded in (Unversioned.SUSPECT, Unversioned.UNCHECKED, Unversioned.OTHER):
             return False
         ledger = self.fleet.pool.ledger
         if worker.weight_group is None:
-            return not ledger._groups
-        target = ledger.group(worker.weight_group).target
-        return target is None or worker.loaded == target
+            return not any(group.target is not None or group.open for group in ledger.groups.values())
+        group = ledger.group(worker.weight_group)
+        if group.unproven:
+            return False
+        if group.open is not None and group.open.mode is not Mode.ROLLING and group.raised_by != group.open.refit_id:
+            return False
+        if group.target is None:
+            return worker.loaded is Unversioned.BASE or not group.sequence
+        old = self.before_rolling.get(worker.weight_group)
+        return worker.loaded == group.target or (old is not None and worker.loaded == old)
 
     def is_sound(self, worker: Worker) -> bool:
         return worker.state is WorkerState.ACTIVE and worker.health is Health.HEALTHY and self.stays(worker)
@@ -128,15 +138,16 @@ class FleetMachine(RuleBasedStateMachine):
         waiting = worker.next_order.trigger if worker.next_order is not None else None
         match worker.state:
             case WorkerState.ACTIVE:
-                return self.is_current(worker)
+                return self.is_current(worker) or worker.mends
             case WorkerState.DRAINING:
                 return worker.intent is Intent.REFIT
             case WorkerState.UPDATING:
                 return waiting not in LEADS_AWAY
             case WorkerState.RESUMING:
-                return waiting not in LEADS_AWAY and (self.is_current(worker) or waiting is Trigger.REFIT)
+                lasts = self.is_current(worker) or worker.mends or waiting in {Trigger.REFIT, Trigger.REFIT_NOW}
+                return waiting not in LEADS_AWAY and lasts
             case WorkerState.RELEASING:
-                return waiting is Trigger.WAKE and self.is_current(worker)
+                return waiting is Trigger.WAKE and (self.is_current(worker) or worker.mends)
             case _:
                 return False
 
@@ -291,7 +302,7 @@ class FleetMachine(RuleBasedStateMachine):
     def note(self, commands: list[Command]) -> None:
         """Keep account of remote commands and of whoever waits for the end of what was asked."""
         for command in commands:
-            if isinstance(command, do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights):
+            if isinstance(command, do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights | do.ResyncWeights):
                 worker = self.fleet.pool.get(command.worker_id)
                 assert worker is not None
                 assert command.command_id not in self.outstanding
@@ -300,11 +311,21 @@ class FleetMachine(RuleBasedStateMachine):
                 self.pending.remove(command.request)
 
     def apply(self, event: ev.Event) -> None:
+        ledger = self.fleet.pool.ledger
+        before = {name: (group.sequence, group.target) for name, group in ledger.groups.items()}
         self.note(self.fleet.apply(event))
+        for name, group in ledger.groups.items():
+            sequence, target = before.get(name, (0, None))
+            refit = group.open
+            rolls = refit is not None and refit.mode is Mode.ROLLING and not refit.admit_new
+            if group.sequence > sequence and rolls and refit is not None and group.raised_by == refit.refit_id:
+                self.before_rolling[name] = Unversioned.BASE if target is None else target
 
     @rule(
         name=NAMES,
-        what=st.sampled_from(["hold", "refit", "refit", "sleep", "wake", "wake", "wake", "remove", "force"]),
+        what=st.sampled_from(
+            ["hold", "refit", "refit", "refit now", "sleep", "wake", "wake", "wake", "remove", "force"]
+        ),
         refit=st.integers(1, 3),
     )
     def want(self, name: str, what: str, refit: int) -> None:
@@ -314,6 +335,7 @@ class FleetMachine(RuleBasedStateMachine):
         events: dict[str, ev.Event] = {
             "hold": ev.HoldRequested(who, request),
             "refit": ev.RefitRequested(who, f"refit-{refit}", f"v{refit}", request),
+            "refit now": ev.RefitRequested(who, f"refit-{refit}", f"v{refit}", request, immediate=True),
             "sleep": ev.SleepRequested(who, request),
             "wake": ev.WakeRequested(who, request),
             "remove": ev.RemovalRequested(who, request=request),
@@ -327,6 +349,62 @@ class FleetMachine(RuleBasedStateMachine):
         except (Conflict, UnknownWorker):
             self.pending.remove(request)
             assert worker is None or snapshot(worker) == before
+
+    @rule(
+        mode=st.sampled_from(Mode),
+        kind=st.sampled_from([StepKind.DISK, StepKind.DISK, StepKind.SET_LORA, StepKind.TENSOR]),
+        groups=st.sets(st.sampled_from(["m", "v", "g"]), min_size=1),
+        version=st.integers(1, 3),
+        admit_new=st.booleans(),
+    )
+    def open_refit(self, mode: Mode, kind: StepKind, groups: set[str], version: int, *, admit_new: bool) -> None:
+        """A transaction begins on groups in which none is under way, and asks its workers."""
+        ledger = self.fleet.pool.ledger
+        groups = {name for name in groups if ledger.group(name).open is None}
+        self.refits += 1
+        refit_id, name = f"fleet-{self.refits}", f"v{version}"
+        step = Step(kind, name, "/refit")
+        self.apply(ev.RefitOpened(frozenset(groups), refit_id, name, mode, step, admit_new))
+        for worker in self.registered():
+            if worker.weight_group in groups and self.refits % 3:
+                try:
+                    self.apply(ev.RefitRequested(worker.worker_id, refit_id, name, immediate=mode is Mode.IMMEDIATE))
+                except Conflict:
+                    continue
+
+    @rule(data=st.data())
+    def close_refit(self, data: st.DataObject) -> None:
+        under_way = {group.open.refit_id for group in self.fleet.pool.ledger.groups.values() if group.open}
+        if under_way:
+            refit_id = data.draw(st.sampled_from(sorted(under_way)))
+            for name, group in self.fleet.pool.ledger.groups.items():
+                if group.open is not None and group.open.refit_id == refit_id:
+                    self.before_rolling.pop(name, None)
+            self.apply(ev.RefitClosed(refit_id))
+
+    @rule(name=NAMES, version=st.sampled_from(["0", "v1", "v2"]))
+    def report(self, name: str, version: str) -> None:
+        worker = self.fleet.pool.get(worker_id(name))
+        group = None if worker is None else worker.weight_group
+        if worker is None or group is None or self.fleet.pool.ledger.group(group).open is not None:
+            return
+        self.refits += 1
+        refit_id = f"report-{self.refits}"
+        step = Step(StepKind.REPORTED, version, "")
+        self.apply(ev.RefitOpened(frozenset({group}), refit_id, version, Mode.IMMEDIATE, step))
+        try:
+            self.apply(ev.WeightsReported(worker.worker_id, refit_id, version))
+        except Conflict:
+            assert worker.state is WorkerState.UPDATING
+        self.apply(ev.RefitClosed(refit_id))
+
+    @precondition(lambda self: self.registered())
+    @rule(data=st.data())
+    def read_checksums(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.registered()))
+        if worker.weight_group is not None:
+            sums = {"transformer": str(worker.loaded)}
+            self.apply(ev.ChecksumsRead(worker.weight_group, worker.loaded, sums, worker.worker_id, worker.updates))
 
     @rule(name=NAMES, max_concurrency=st.sampled_from([None, None, 0, 1, 3]))
     def register(self, name: str, max_concurrency: int | None) -> None:
@@ -387,6 +465,7 @@ class FleetMachine(RuleBasedStateMachine):
                 "lifted",
                 "capped",
                 "labelled",
+                "differs",
             ]
         ),
     )
@@ -410,6 +489,7 @@ class FleetMachine(RuleBasedStateMachine):
             "lifted": ev.QuarantineLifted(who),
             "capped": ev.MaxConcurrencySet(who, cap),
             "labelled": ev.LabelsSet(who, (("group", "g"),)),
+            "differs": ev.WeightsChecked(who, incarnation, worker.updates, matches=False),
         }
         routable = [other for other in self.registered() if self.is_sound(other)]
         self.apply(events[what])

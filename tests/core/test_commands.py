@@ -22,4 +22,4 @@ def test_what_ends_in_an_answer_carries_the_id_that_the_answer_must_have() -> No
     remote = {
         kind for kind in get_args(do.Command) if "command_id" in {field.name for field in dataclasses.fields(kind)}
     }
-    assert remote == {do.ReleaseMemory, do.ResumeMemory, do.UpdateWeights}
+    assert remote == {do.ReleaseMemory, do.ResumeMemory, do.UpdateWeights, do.ResyncWeights}

@@ -397,7 +397,7 @@ def test_a_lost_sentinel_may_mean_a_restart_and_the_next_probe_decides() -> None
     refit(fleet, "a", "v1")
     succeed(fleet, "a")
     assert fleet.apply(ev.SentinelLost(A, 1, connections=0)) == [do.ProbeWorker(A, 1)]
-    assert (worker.status.value, worker.loaded, worker.currency) == ("joining", Unversioned.BASE, Currency.STALE)
+    assert (worker.status.value, worker.loaded, worker.currency) == ("joining", Unversioned.UNCHECKED, Currency.STALE)
     assert fleet.answer("a") == [do.OpenSentinel(A, 1)]
     assert worker.status.value == "stale"
 
@@ -434,7 +434,11 @@ def test_a_dead_workers_work_is_cancelled_and_it_has_what_it_starts_with() -> No
     refit(fleet, "a", "v1")
     succeed(fleet, "a")
     assert fleet.apply(ev.WorkerDied(A, 1, "killed")) == [do.CancelLeases(A, "killed")]
-    assert (worker.health, worker.loaded, worker.capability) == (Health.QUARANTINED, Unversioned.BASE, Capability())
+    assert (worker.health, worker.loaded, worker.capability) == (
+        Health.QUARANTINED,
+        Unversioned.UNCHECKED,
+        Capability(),
+    )
     assert worker.vitals.probe_due_s == 1.0
 
 
@@ -444,7 +448,7 @@ def test_a_restarted_worker_is_asked_everything_anew() -> None:
     refit(fleet, "a", "v1")
     fleet.apply(ev.CommandLost(A, 1, "gone"))
     assert fleet.apply(ev.WorkerRestarted(A, 1)) == [do.ProbeWorker(A, 1), do.CancelLeases(A, "it was restarted")]
-    assert (worker.status.value, worker.loaded, worker.capability) == ("joining", Unversioned.BASE, Capability())
+    assert (worker.status.value, worker.loaded, worker.capability) == ("joining", Unversioned.UNCHECKED, Capability())
 
 
 def test_a_restart_does_not_lift_an_operators_quarantine() -> None:
@@ -511,6 +515,7 @@ def test_a_sleeper_whose_process_was_replaced_can_be_woken() -> None:
     put_to_sleep(fleet, "a")
     fleet.apply(ev.WorkerRestarted(A, 1))
     assert fleet.apply(ev.WakeRequested(A)) == [do.ResumeMemory(A, 2)]
+    fleet.learn("a")
     fleet.answer("a")
     succeed(fleet, "a")
     assert worker.status.value == "active"

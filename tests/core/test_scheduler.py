@@ -496,14 +496,15 @@ def test_a_worker_that_becomes_routable_ends_the_exception() -> None:
     assert [fleet.ask().got, fleet.ask().waits] == ["b", True]
 
 
-def test_what_may_have_been_restarted_is_tried_unless_its_weights_are_other() -> None:
+def test_what_may_have_been_restarted_is_not_tried_but_waited_for_until_it_has_answered() -> None:
     fleet = Fleet()
     fleet.add("a")
     fleet.apply(ev.SentinelLost(A, 1, 0))
-    tried = fleet.ask()
-    assert tried.got == "a"
-    fleet.end(tried)
+    waiting = fleet.ask()
+    assert waiting.waits
     fleet.answer("a")
+    assert waiting.got == "a"
+    fleet.end(waiting)
     updating(fleet)
     fleet.apply(ev.CommandSucceeded(A, 1))
     fleet.apply(ev.SentinelLost(A, 1, 0))

@@ -10,17 +10,17 @@ pytestmark = pytest.mark.core
 
 # Rows are phases, columns are triggers. A cell gives the next phase ("=" for the same) and the fate; "." is a conflict.
 ASKED = """
-phase           | hold         | refit         | sleep         | remove         | force remove | wake
-active          | d.hold:begun | d.refit:begun | d.sleep:begun | d.remove:begun | removed:done | =:done
-draining.hold   | =:joined     | d.refit:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
-draining.refit  | .            | =:joined      | d.sleep:begun | d.remove:begun | removed:done | active:done
-draining.sleep  | .            | .             | =:joined      | d.remove:begun | removed:done | active:done
-draining.remove | .            | .             | .             | =:joined       | removed:done | active:done
-updating        | =:waits      | =:joined      | =:waits       | =:waits        | removed:done | =:waits
-releasing       | =:waits      | =:waits       | =:joined      | =:waits        | removed:done | =:waits
-sleeping        | .            | .             | =:done        | removed:done   | removed:done | resuming:begun
-resuming        | =:waits      | =:waits       | =:waits       | =:waits        | removed:done | =:joined
-removed         | .            | .             | .             | .              | .            | .
+phase           | hold         | refit         | refit now      | sleep         | remove         | force remove | wake
+active          | d.hold:begun | d.refit:begun | updating:begun | d.sleep:begun | d.remove:begun | removed:done | =:done
+draining.hold   | =:joined     | d.refit:begun | updating:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
+draining.refit  | .            | =:joined      | updating:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
+draining.sleep  | .            | .             | .              | =:joined      | d.remove:begun | removed:done | active:done
+draining.remove | .            | .             | .              | .             | =:joined       | removed:done | active:done
+updating        | =:waits      | =:joined      | =:joined       | =:waits       | =:waits        | removed:done | =:waits
+releasing       | =:waits      | =:waits       | =:waits        | =:joined      | =:waits        | removed:done | =:waits
+sleeping        | .            | .             | .              | =:done        | removed:done   | removed:done | resuming:begun
+resuming        | =:waits      | =:waits       | =:waits        | =:waits       | =:waits        | removed:done | =:joined
+removed         | .            | .             | .              | .             | .              | .            | .
 """
 HAPPENED = """
 phase           | drained        | drain expired  | found asleep  | found awake
@@ -116,4 +116,5 @@ def test_a_move_says_nothing_that_it_need_not() -> None:
 
 
 def test_a_stronger_intent_is_a_larger_one() -> None:
-    assert sorted(INTENT_OF.values()) == [Intent.HOLD, Intent.REFIT, Intent.SLEEP, Intent.REMOVE]
+    assert sorted(set(INTENT_OF.values())) == [Intent.HOLD, Intent.REFIT, Intent.SLEEP, Intent.REMOVE]
+    assert INTENT_OF[Trigger.REFIT_NOW] is INTENT_OF[Trigger.REFIT]

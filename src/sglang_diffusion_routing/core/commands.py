@@ -51,6 +51,22 @@ class UpdateWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class ResyncWeights:
+    """Bring one worker to its group's target (`Pool.resync_plan`); ends like `ReleaseMemory`."""
+
+    worker_id: WorkerId
+    command_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWeights:
+    """Compare a serving worker's checksums with the ledger's; ends in `WeightsChecked` if that can be told."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class CancelLeases:
     """Tell every holder of a lease on the worker that it is lost (`Holder.lease_cancelled`)."""
 
@@ -104,6 +120,8 @@ Command = (
     | ReleaseMemory
     | ResumeMemory
     | UpdateWeights
+    | ResyncWeights
+    | CheckWeights
     | CancelLeases
     | AnnounceDrain
     | ForgetWorker

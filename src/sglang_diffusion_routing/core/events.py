@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sglang_diffusion_routing.core.health import ProbeFailure
+from sglang_diffusion_routing.core.refit import Mode, Step
+from sglang_diffusion_routing.core.weights import Checksums, Group, Loaded
 from sglang_diffusion_routing.core.worker import Capability, RequestId, WorkerId
 from sglang_diffusion_routing.core.worker_url import WorkerUrl
 
@@ -18,6 +21,61 @@ class WorkerRegistered:
     url: WorkerUrl
     labels: tuple[tuple[str, str], ...] = ()
     max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestored:
+    """A worker is remembered from an earlier run of the router: what it has loaded must be looked at first.
+
+    quarantined, held: by an operator. asleep: the router put it to sleep, and its word still counts.
+    """
+
+    url: WorkerUrl
+    labels: tuple[tuple[str, str], ...] = ()
+    max_concurrency: int | None = None
+    quarantined: bool = False
+    held: bool = False
+    asleep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRestored:
+    """The weight groups are remembered from an earlier run; comes before the workers. No target counts until proven."""
+
+    groups: Mapping[str, Group]
+
+
+@dataclass(frozen=True, slots=True)
+class RefitOpened:
+    """A refit of these weight groups has begun.
+
+    Until it has ended nobody of them serves what it had, but for a rolling one, and the router mends nobody itself.
+    """
+
+    groups: frozenset[str]
+    refit_id: str
+    version: str
+    mode: Mode
+    step: Step
+    admit_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefitClosed:
+    """A refit is over, well or not."""
+
+    refit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksumsRead:
+    """A worker that has `loaded` has said what its weights hash to; `updates` is its count when it was asked."""
+
+    group: str
+    loaded: Loaded
+    checksums: Checksums
+    worker_id: WorkerId
+    updates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +99,23 @@ class HoldRequested:
 
 @dataclass(frozen=True, slots=True)
 class RefitRequested:
-    """Load other weights into a worker once its work has ended."""
+    """Load other weights into a worker once its work has ended, or behind it (`immediate`)."""
 
     worker_id: WorkerId
     refit_id: str
     version: str
     request: RequestId | None = None
     drain_limit_s: float | None = None
+    immediate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsReported:
+    """The trainer has given a worker weights itself; "0" for what its process started with."""
+
+    worker_id: WorkerId
+    refit_id: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +242,16 @@ class SentinelLost:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsChecked:
+    """A worker's checksums were compared with the ledger's; `updates` is its count when it was asked."""
+
+    worker_id: WorkerId
+    incarnation: int
+    updates: int
+    matches: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDied:
     """A worker's process has ended, for certain. reason: what its holders are told."""
 
@@ -235,6 +313,7 @@ Asked = (
     RemovalRequested
     | HoldRequested
     | RefitRequested
+    | WeightsReported
     | SleepRequested
     | WakeRequested
     | QuarantineRequested
@@ -251,6 +330,7 @@ Seen = (
     | WorkKeptFailing
     | WorkFoundAsleep
     | SentinelLost
+    | WeightsChecked
     | WorkerDied
     | WorkerRestarted
     | WorkerDrained
@@ -258,4 +338,7 @@ Seen = (
 
 Ended = CommandSucceeded | CommandRefused | CommandLost
 
-Event = WorkerRegistered | Asked | Seen | Ended
+FleetWide = WorkerRegistered | WorkerRestored | LedgerRestored | RefitOpened | RefitClosed | ChecksumsRead
+"""What speaks of no registered worker, or of many."""
+
+Event = FleetWide | Asked | Seen | Ended

@@ -11,18 +11,21 @@ from sglang_diffusion_routing.core import health
 from sglang_diffusion_routing.core.commands import Command, Outcome
 from sglang_diffusion_routing.core.events import Event
 from sglang_diffusion_routing.core.health import FATAL, HealthLimits, ProbeFailure
+from sglang_diffusion_routing.core.mending import Mending
 from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
-from sglang_diffusion_routing.core.transitions import Transitions
-from sglang_diffusion_routing.core.weights import Loaded, Unversioned
+from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Worker, WorkerId
+from sglang_diffusion_routing.core.worker_url import WorkerUrl
 from sglang_diffusion_routing.errors import Conflict, UnknownWorker
 
 
-class Pool(Transitions):
+class Pool(Mending):
     """The workers, moved by events."""
 
-    def __init__(self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
-        super().__init__(limits, drain_limit_s)
+    def __init__(
+        self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S, *, resync: bool = True
+    ) -> None:
+        super().__init__(limits, drain_limit_s, resync=resync)
         self._incarnations = 0
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
@@ -33,9 +36,14 @@ class Pool(Transitions):
             Conflict: the worker's state does not allow it; nothing was changed.
         """
         self._begin()
-        if isinstance(event, ev.WorkerRegistered):
-            self._register(event, now_s)
-            return self._commands
+        if isinstance(event, ev.FleetWide):
+            self._told(event, now_s)
+        else:
+            self._of_one(event, now_s)
+        self._mend(now_s)
+        return self._commands
+
+    def _of_one(self, event: ev.Asked | ev.Seen | ev.Ended, now_s: float) -> None:
         worker = self._workers.get(event.worker_id)
         if isinstance(event, ev.Asked):
             if worker is None:
@@ -46,32 +54,66 @@ class Pool(Transitions):
                 self._end(event, worker, now_s)
         elif worker is not None and worker.incarnation == event.incarnation:
             self._seen(event, worker, now_s)
-        return self._commands
 
     def tick(self, now_s: float) -> list[Command]:
-        """Give up the drains whose limit has passed."""
+        """Give up the drains whose limit has passed, and try again to mend the workers that are due."""
         self._begin()
         for worker in list(self._workers.values()):
             if worker.drain_deadline_s is not None and worker.drain_deadline_s <= now_s:
+                order = worker.order
                 self._happen(worker, Trigger.DRAIN_EXPIRED, now_s, "the drain limit has passed")
+                if order is not None and order.resync:
+                    self._put_off(worker, "the drain limit has passed", now_s)
+        self._mend_later(now_s)
         return self._commands
 
-    def _register(self, event: ev.WorkerRegistered, now_s: float) -> None:
+    # What speaks of no registered worker, or of many.
+
+    @singledispatchmethod
+    def _told(self, event: ev.FleetWide, now_s: float) -> None:
+        raise TypeError(f"nobody knows what {event!r} means")
+
+    @_told.register
+    def _(self, event: ev.RefitOpened, now_s: float) -> None:
+        self._open(event)
+
+    @_told.register
+    def _(self, event: ev.RefitClosed, now_s: float) -> None:
+        self._close(event)
+
+    @_told.register
+    def _(self, event: ev.ChecksumsRead, now_s: float) -> None:
+        self._keep_checksums(event)
+
+    @_told.register
+    def _(self, event: ev.LedgerRestored, now_s: float) -> None:
+        self.ledger.restore(event.groups)
+        for worker in self._workers.values():
+            self._judge(worker)
+
+    @_told.register
+    def _(self, event: ev.WorkerRestored, now_s: float) -> None:
+        worker = self._take_in(event.url, event.labels, event.max_concurrency, now_s)
+        worker.loaded = Unversioned.UNCHECKED
+        if event.quarantined:
+            worker.vitals = health.quarantined_by_operator(worker.vitals)
+        if event.asleep:
+            # It may have been restarted meanwhile and be awake: it is put to sleep (again) when it answers.
+            worker.state = WorkerState.SLEEPING
+            worker.sleep_first = True
+        elif event.held:
+            self._ask(worker, self._order(Trigger.HOLD, None, None), now_s)
+        self._commands.append(do.ProbeWorker(worker.worker_id, worker.incarnation))
+        self._judge(worker)
+
+    @_told.register
+    def _(self, event: ev.WorkerRegistered, now_s: float) -> None:
         worker_id = WorkerId(str(event.url))
         worker = self._workers.get(worker_id)
         if worker is None:
-            self._incarnations += 1
-            worker = Worker(
-                worker_id,
-                event.url,
-                self._incarnations,
-                now_s,
-                labels=event.labels,
-                max_concurrency=event.max_concurrency,
-                since_s=now_s,
-                sleep_first=self.asleep,
-            )
-            self._workers[worker_id] = worker
+            asleep = self.asleep
+            worker = self._take_in(event.url, event.labels, event.max_concurrency, now_s)
+            worker.sleep_first = asleep
         elif worker.intent is Intent.REMOVE:
             self._ask(worker, Order(Trigger.WAKE), now_s)
         elif worker.next_order is not None and worker.next_order.trigger is Trigger.REMOVE:
@@ -80,6 +122,22 @@ class Pool(Transitions):
         worker.vitals = replace(worker.vitals, probe_due_s=now_s)
         self._commands.append(do.ProbeWorker(worker_id, worker.incarnation))
         self._judge(worker)
+
+    def _take_in(
+        self, url: WorkerUrl, labels: tuple[tuple[str, str], ...], max_concurrency: int | None, now_s: float
+    ) -> Worker:
+        self._incarnations += 1
+        worker = Worker(
+            WorkerId(str(url)),
+            url,
+            self._incarnations,
+            now_s,
+            labels=labels,
+            max_concurrency=max_concurrency,
+            since_s=now_s,
+        )
+        self._workers[worker.worker_id] = worker
+        return worker
 
     # What was asked for.
 
@@ -109,8 +167,13 @@ class Pool(Transitions):
                 state=worker.state.value,
                 asked=Trigger.REFIT.value,
             )
-        order = self._order(Trigger.REFIT, event.request, event.drain_limit_s)
+        trigger = Trigger.REFIT_NOW if event.immediate else Trigger.REFIT
+        order = self._order(trigger, event.request, event.drain_limit_s)
         self._ask(worker, replace(order, refit_id=event.refit_id, version=event.version), now_s)
+
+    @_asked.register
+    def _(self, event: ev.WeightsReported, worker: Worker, now_s: float) -> None:
+        self._report(event, worker)
 
     @_asked.register
     def _(self, event: ev.WakeRequested, worker: Worker, now_s: float) -> None:
@@ -222,14 +285,23 @@ class Pool(Transitions):
         if event.connections > 0:
             if worker.health is not Health.QUARANTINED:
                 self._probe_now(worker, now_s)
+            self._check_after_cut(worker)
             return
         # Perhaps another process answers there by now, and that one would be awake and have no refit.
+        worker.updates += 1
         if worker.loaded is not Unversioned.SUSPECT:
-            worker.loaded = Unversioned.BASE
+            worker.loaded = Unversioned.UNCHECKED
+        self._renew(worker)
         worker.sleep_first = worker.sleep_first or worker.state is WorkerState.SLEEPING
         if worker.health is Health.HEALTHY:
             self._doubt(worker, now_s)
         self._judge(worker)
+
+    @_seen.register
+    def _(self, event: ev.WeightsChecked, worker: Worker, now_s: float) -> None:
+        if not event.matches and worker.updates == event.updates:
+            worker.loaded = Unversioned.SUSPECT
+            self._judge(worker)
 
     @_seen.register
     def _(self, event: ev.WorkerDied, worker: Worker, now_s: float) -> None:
@@ -243,7 +315,9 @@ class Pool(Transitions):
         self._replaced(worker, "it was restarted")
 
     def _replaced(self, worker: Worker, why: str) -> None:
-        worker.loaded = Unversioned.BASE
+        worker.updates += 1
+        worker.loaded = Unversioned.UNCHECKED
+        self._renew(worker)
         worker.capability = Capability()
         worker.sleep_first = worker.sleep_first or worker.state in {WorkerState.RELEASING, WorkerState.SLEEPING}
         self._commands.append(do.CancelLeases(worker.worker_id, why))
@@ -257,31 +331,37 @@ class Pool(Transitions):
 
     def _end(self, event: ev.Ended, worker: Worker, now_s: float) -> None:
         """Take in how the command under way has ended; of a refit, what the worker has loaded since."""
-        order, updated = worker.order, worker.state is WorkerState.UPDATING
+        if worker.state is WorkerState.UPDATING and worker.order is not None:
+            if worker.updates == worker.updates_begun:
+                self._updated(event, worker, worker.order, now_s)
+            else:
+                # Its process was replaced meanwhile: whatever was said is about another one.
+                worker.loaded = Unversioned.UNCHECKED
+                self._judge(worker)
         match event:
             case ev.CommandSucceeded():
-                if updated and order is not None and order.version is not None:
-                    self._load(worker, order.version)
                 self._happen(worker, Trigger.SUCCEEDED, now_s)
-            case ev.CommandRefused(reason=reason, unchanged=unchanged):
-                if updated and unchanged is not True:
-                    self._load(worker, Unversioned.SUSPECT)
+            case ev.CommandRefused(reason=reason):
                 self._happen(worker, Trigger.REFUSED, now_s, reason)
             case ev.CommandLost(reason=reason):
-                if updated:
-                    self._load(worker, Unversioned.SUSPECT)
                 self._happen(worker, Trigger.LOST, now_s, reason)
 
-    # What the handlers share.
+    def _updated(self, event: ev.Ended, worker: Worker, order: Order, now_s: float) -> None:
+        match event:
+            case ev.CommandSucceeded() if order.resync:
+                self._resynced(worker, order)
+            case ev.CommandSucceeded() if order.version is not None:
+                self._load(worker, order.version, order.refit_id)
+            case ev.CommandRefused(reason=reason, unchanged=unchanged) if order.resync:
+                self._resync_refused(worker, order, reason, now_s, unchanged=unchanged is True)
+            case ev.CommandLost(reason=reason) if order.resync:
+                self._resync_refused(worker, order, reason, now_s, unchanged=False)
+            case ev.CommandRefused(unchanged=True):
+                pass
+            case _:
+                self._load(worker, Unversioned.SUSPECT, None)
 
-    def _load(self, worker: Worker, loaded: Loaded) -> None:
-        """Note what a worker has loaded; the first of its group to have a version makes the others stale."""
-        worker.loaded = loaded
-        group = worker.weight_group
-        if isinstance(loaded, str) and group is not None and self.ledger.succeeded(group, loaded):
-            for other in self._workers.values():
-                self._judge(other)
-        self._judge(worker)
+    # What the handlers share.
 
     def _order(self, trigger: Trigger, request: RequestId | None, drain_limit_s: float | None) -> Order:
         return Order(

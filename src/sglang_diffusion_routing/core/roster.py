@@ -69,6 +69,7 @@ class Roster:
     def _begin(self) -> None:
         self._commands = []
         self._changed = {}
+        self.ledger.changed = set()
 
     def _touch(self, worker: Worker) -> None:
         """Note that a worker's record has changed."""
@@ -77,8 +78,3 @@ class Roster:
             self._routable.add(worker.incarnation)
         else:
             self._routable.discard(worker.incarnation)
-
-    def _judge(self, worker: Worker) -> None:
-        """Compare what a worker has loaded with what its group wants."""
-        worker.currency = self.ledger.currency(worker.weight_group, worker.loaded)
-        self._touch(worker)

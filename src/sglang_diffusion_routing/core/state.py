@@ -41,10 +41,11 @@ class Intent(IntEnum):
 
 
 class Trigger(Enum):
-    """What moves a worker: the first six are asked for, the others happen."""
+    """What moves a worker: the first seven are asked for, the others happen."""
 
     HOLD = "hold"
     REFIT = "refit"
+    REFIT_NOW = "refit now"
     SLEEP = "sleep"
     REMOVE = "remove"
     FORCE_REMOVE = "force remove"
@@ -61,6 +62,7 @@ class Trigger(Enum):
 INTENT_OF: Mapping[Trigger, Intent] = {
     Trigger.HOLD: Intent.HOLD,
     Trigger.REFIT: Intent.REFIT,
+    Trigger.REFIT_NOW: Intent.REFIT,
     Trigger.SLEEP: Intent.SLEEP,
     Trigger.REMOVE: Intent.REMOVE,
 }
@@ -117,6 +119,7 @@ _WOKEN = Move(WorkerState.ACTIVE, Fate.DONE)
 _TIME_IS_UP = Move(WorkerState.ACTIVE, Fate.EXPIRED)
 _TO_HOLD = Move(WorkerState.DRAINING, Fate.BEGUN, Intent.HOLD)
 _TO_REFIT = Move(WorkerState.DRAINING, Fate.BEGUN, Intent.REFIT)
+_TO_REFIT_NOW = Move(WorkerState.UPDATING, Fate.BEGUN, effects=(Effect.UPDATE_WEIGHTS,))
 _TO_SLEEP = Move(WorkerState.DRAINING, Fate.BEGUN, Intent.SLEEP)
 _TO_REMOVE = Move(WorkerState.DRAINING, Fate.BEGUN, Intent.REMOVE)
 
@@ -129,6 +132,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     (WorkerState.ACTIVE, None): {
         Trigger.HOLD: replace(_TO_HOLD, effects=_DRAIN),
         Trigger.REFIT: replace(_TO_REFIT, effects=_DRAIN),
+        Trigger.REFIT_NOW: _TO_REFIT_NOW,
         Trigger.SLEEP: replace(_TO_SLEEP, effects=_DRAIN),
         Trigger.REMOVE: replace(_TO_REMOVE, effects=_DRAIN),
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,
@@ -139,6 +143,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     (WorkerState.DRAINING, Intent.HOLD): {
         Trigger.HOLD: _stays(WorkerState.DRAINING, Fate.JOINED, Intent.HOLD),
         Trigger.REFIT: _TO_REFIT,
+        Trigger.REFIT_NOW: _TO_REFIT_NOW,
         Trigger.SLEEP: _TO_SLEEP,
         Trigger.REMOVE: _TO_REMOVE,
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,
@@ -149,6 +154,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     },
     (WorkerState.DRAINING, Intent.REFIT): {
         Trigger.REFIT: _stays(WorkerState.DRAINING, Fate.JOINED, Intent.REFIT),
+        Trigger.REFIT_NOW: _TO_REFIT_NOW,
         Trigger.SLEEP: _TO_SLEEP,
         Trigger.REMOVE: _TO_REMOVE,
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,
@@ -177,6 +183,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     (WorkerState.UPDATING, None): {
         Trigger.HOLD: _stays(WorkerState.UPDATING, Fate.WAITS),
         Trigger.REFIT: _stays(WorkerState.UPDATING, Fate.JOINED),
+        Trigger.REFIT_NOW: _stays(WorkerState.UPDATING, Fate.JOINED),
         Trigger.SLEEP: _stays(WorkerState.UPDATING, Fate.WAITS),
         Trigger.REMOVE: _stays(WorkerState.UPDATING, Fate.WAITS),
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,
@@ -189,6 +196,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     (WorkerState.RELEASING, None): {
         Trigger.HOLD: _stays(WorkerState.RELEASING, Fate.WAITS),
         Trigger.REFIT: _stays(WorkerState.RELEASING, Fate.WAITS),
+        Trigger.REFIT_NOW: _stays(WorkerState.RELEASING, Fate.WAITS),
         Trigger.SLEEP: _stays(WorkerState.RELEASING, Fate.JOINED),
         Trigger.REMOVE: _stays(WorkerState.RELEASING, Fate.WAITS),
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,
@@ -210,6 +218,7 @@ TABLE: Mapping[Phase, Mapping[Trigger, Move]] = {
     (WorkerState.RESUMING, None): {
         Trigger.HOLD: _stays(WorkerState.RESUMING, Fate.WAITS),
         Trigger.REFIT: _stays(WorkerState.RESUMING, Fate.WAITS),
+        Trigger.REFIT_NOW: _stays(WorkerState.RESUMING, Fate.WAITS),
         Trigger.SLEEP: _stays(WorkerState.RESUMING, Fate.WAITS),
         Trigger.REMOVE: _stays(WorkerState.RESUMING, Fate.WAITS),
         Trigger.FORCE_REMOVE: _REMOVED_BY_FORCE,

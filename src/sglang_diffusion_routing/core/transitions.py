@@ -33,6 +33,8 @@ class Transitions(Roster):
         Raises:
             Conflict: none of these is possible; nothing was changed.
         """
+        if worker.state is WorkerState.DRAINING and worker.order is not None and worker.order.resync:
+            self._withdraw(worker, now_s)
         move = self._row(worker, order.trigger)
         if move.fate is Fate.JOINED:
             self._join(worker, order)
@@ -46,6 +48,11 @@ class Transitions(Roster):
             else:
                 self._answer(worker, order, Outcome.DONE)
             self._perform(worker, move, now_s)
+
+    def _withdraw(self, worker: Worker, now_s: float) -> None:
+        """Give up a resync that still drains: whatever is asked for comes first, and it is begun anew later."""
+        self._move(worker, Move(WorkerState.ACTIVE, Fate.DONE), now_s)
+        worker.order = None
 
     def _happen(self, worker: Worker, trigger: Trigger, now_s: float, reason: str = "") -> None:
         """Move a worker by what has happened to it, and then let in the order that waited.
@@ -111,15 +118,25 @@ class Transitions(Roster):
             self._commands.append(do.ReleaseMemory(worker.worker_id, worker.command_id))
         elif effect is Effect.RESUME_MEMORY:
             self._commands.append(do.ResumeMemory(worker.worker_id, worker.command_id))
-        elif worker.order is not None and worker.order.refit_id is not None:
-            self._commands.append(do.UpdateWeights(worker.worker_id, worker.command_id, worker.order.refit_id))
+        elif worker.order is not None:
+            self._update(worker, worker.order)
+
+    def _update(self, worker: Worker, order: Order) -> None:
+        """Have a worker's weights changed."""
+        assert worker.command_id is not None
+        worker.updates += 1
+        worker.updates_begun = worker.updates
+        if order.resync:
+            self._commands.append(do.ResyncWeights(worker.worker_id, worker.command_id))
+        elif order.refit_id is not None:
+            self._commands.append(do.UpdateWeights(worker.worker_id, worker.command_id, order.refit_id))
 
     def _join(self, worker: Worker, order: Order) -> None:
         """Add an order to the one under way, which asked for the same."""
         present = worker.order
         if present is None:
             self._answer(worker, order, Outcome.DONE)
-        elif present.refit_id != order.refit_id:
+        elif present.refit_id != order.refit_id or present.resync:
             if worker.state is not WorkerState.UPDATING:
                 raise _conflict(worker, order.trigger)
             self._wait(worker, order)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
+
+from sglang_diffusion_routing.core.refit import Mode, Recipe, Step, StepKind
 
 
 class Unversioned(Enum):
@@ -13,16 +17,26 @@ class Unversioned(Enum):
     """What its process started with."""
     SUSPECT = "suspect"
     """Unknown: a refit was lost, or refused without proof that nothing changed."""
+    UNCHECKED = "unchecked"
+    """Not known yet: its process, or the router, was started anew."""
+    OTHER = "other"
+    """Something else than what its peers started with, and there is no refit to bring it to."""
 
 
 Loaded = str | Unversioned
 """The version that a worker has loaded; a version is an opaque string from the trainer."""
+
+Checksums = Mapping[str, str]
+"""SHA-256 by module."""
 
 BEFORE_ANY_REFIT = "0"
 """The version shown for what a process started with (API §3)."""
 
 # A trainer that refits every minute for a week makes 10,080; older ones are forgotten and count as the oldest.
 HISTORY_CAP = 16_384
+
+CHECKSUMS_MAX = 64
+"""Versions whose checksums are kept: only the target's, and what a worker had just before, are ever asked for."""
 
 
 class Currency(Enum):
@@ -33,6 +47,25 @@ class Currency(Enum):
     SUSPECT = "suspect"
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRefit:
+    """A refit under way in a group.
+
+    admit_new: of a rolling one, whether only the new version serves as soon as there is one.
+    """
+
+    refit_id: str
+    version: str
+    mode: Mode
+    step: Step
+    admit_new: bool = False
+
+    @property
+    def fences(self) -> bool:
+        """Whether nobody serves the old version while it lasts."""
+        return self.mode is not Mode.ROLLING
+
+
 @dataclass(slots=True)
 class Group:
     """The workers that share one target.
@@ -40,65 +73,173 @@ class Group:
     target: version that all should have, None before the first refit.
     sequence: how often the target was raised.
     raised: for each version the sequence at which it was last raised, oldest first.
+    raised_by: the refit that raised the target last.
+    previous: what counts as current too until a rolling refit commits.
+    open: the refit under way.
+    recipe: how a fresh process is brought to the target.
+    checksums: what the first worker that had each version reported.
+    unproven: the target is remembered from an earlier run of the router, and no worker has been seen to have it.
     """
 
     target: str | None = None
     sequence: int = 0
     raised: dict[str, int] = field(default_factory=dict)
+    raised_by: str | None = None
+    previous: Loaded | None = None
+    open: OpenRefit | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    checksums: dict[Loaded, Checksums] = field(default_factory=dict)
+    unproven: bool = False
 
 
 class Ledger:
-    """Targets by weight group. A target rises on a refit's first success and never falls by itself."""
+    """Targets by weight group. A target rises on a refit's first success and never falls by itself.
+
+    Attributes:
+        changed: groups whose record the last event changed.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[str, Group] = {}
+        self.changed: set[str] = set()
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return MappingProxyType(self._groups)
 
     def group(self, name: str) -> Group:
         """Give a group's record; a group that no refit has reached has an empty one."""
         return self._groups.get(name, Group())
 
-    def succeeded(self, group: str, version: str) -> bool:
-        """Note that a worker of the group has loaded `version`.
+    def restore(self, groups: Mapping[str, Group]) -> None:
+        """Take over what an earlier run of the router knew: no target counts until a worker has proven it."""
+        for name, group in groups.items():
+            checksums = group.checksums
+            if group.target is None:
+                # Whatever its workers start with now may be another model.
+                checksums = {}
+            self._groups[name] = replace(group, unproven=group.target is not None, previous=None, checksums=checksums)
+            self.changed.add(name)
+
+    def begin(self, groups: Collection[str], refit: OpenRefit) -> None:
+        """Note that a refit is under way in these groups."""
+        for name in groups:
+            self._record(name).open = refit
+
+    def end(self, refit_id: str) -> set[str]:
+        """Note that a refit is over, and give the groups that it was under way in."""
+        ended = {name for name, group in self._groups.items() if group.open and group.open.refit_id == refit_id}
+        for name in ended:
+            group = self._record(name)
+            group.open = group.previous = None
+        return ended
+
+    def succeeded(self, name: str, version: str, refit_id: str | None = None) -> bool:
+        """Note that a worker of the group has loaded `version` in a refit.
 
         Returns:
             True if this raised the target, so that the others of the group are to be judged anew.
         """
-        record = self._groups.setdefault(group, Group())
-        if record.target == version:
-            return False
-        record.sequence += 1
-        record.target = version
-        record.raised.pop(version, None)
-        record.raised[version] = record.sequence
-        if len(record.raised) > HISTORY_CAP:
-            del record.raised[next(iter(record.raised))]
+        group = self._record(name)
+        if refit_id is None:
+            # Without a name two refits to one version cannot be told apart.
+            if group.target == version:
+                return False
+        elif group.raised_by == refit_id:
+            proven, group.unproven = group.unproven, False
+            return proven
+        before: Loaded = Unversioned.BASE if group.target is None else group.target
+        under_way = group.open if group.open is not None and group.open.refit_id == refit_id else None
+        group.sequence += 1
+        group.raised_by = refit_id
+        group.unproven = False
+        group.checksums.pop(version, None)
+        if under_way is not None and not under_way.fences and not under_way.admit_new and before != version:
+            group.previous = before
+        if under_way is not None and under_way.step.kind is StepKind.REPORTED and version == BEFORE_ANY_REFIT:
+            group.target, group.recipe = None, Recipe()
+        else:
+            group.target = version
+            group.recipe = Recipe() if under_way is None else group.recipe.after(under_way.step).bounded()
+        group.raised.pop(version, None)
+        group.raised[version] = group.sequence
+        if len(group.raised) > HISTORY_CAP:
+            del group.raised[next(iter(group.raised))]
         return True
 
-    def currency(self, group: str | None, loaded: Loaded) -> Currency:
+    def prove(self, name: str) -> bool:
+        """Note that a worker has the remembered target; True if that was in question."""
+        if not self.group(name).unproven:
+            return False
+        self._record(name).unproven = False
+        return True
+
+    def note_checksums(self, name: str, loaded: Loaded, checksums: Checksums) -> None:
+        """Keep what the first worker that has `loaded` reported; later reports change nothing."""
+        group = self._record(name)
+        group.checksums.setdefault(loaded, checksums)
+        if len(group.checksums) > CHECKSUMS_MAX:
+            # BASE is what every restarted worker is compared with; versions go, oldest first.
+            del group.checksums[next(key for key in group.checksums if key is not Unversioned.BASE)]
+
+    def expected(self, name: str, loaded: Loaded) -> Checksums | None:
+        """Give the checksums that a worker with `loaded` must have, None while nobody knows them."""
+        return self.group(name).checksums.get(loaded)
+
+    def currency(self, name: str | None, loaded: Loaded) -> Currency:
         """Judge a worker by what it has loaded.
 
         Args:
-            group: None while nobody knows which group the worker belongs to; then any target at all makes it stale.
+            name: None while nobody knows which group the worker belongs to; then any target at all makes it stale.
         """
         if loaded is Unversioned.SUSPECT:
             return Currency.SUSPECT
-        if group is None:
-            return Currency.STALE if self._groups else Currency.CURRENT
-        target = self.group(group).target
-        return Currency.CURRENT if target is None or loaded == target else Currency.STALE
+        if loaded is Unversioned.UNCHECKED or loaded is Unversioned.OTHER:
+            return Currency.STALE
+        if name is None:
+            return Currency.STALE if self._any_demand() else Currency.CURRENT
+        return Currency.CURRENT if _serves(self.group(name), loaded) else Currency.STALE
 
-    def sequence_of(self, group: str, version: str) -> int | None:
+    def sequence_of(self, name: str, version: str) -> int | None:
         """Give a version's place in the ledger's own order, None if the group never had it; "0" is before all."""
-        record = self.group(group)
+        raised = self.group(name).raised
         if version == BEFORE_ANY_REFIT:
-            return record.raised.get(version, 0)
-        return record.raised.get(version)
+            return raised.get(version, 0)
+        return raised.get(version)
+
+    def meets(self, name: str | None, loaded: Loaded, wanted: str) -> bool:
+        """Tell whether a worker has `wanted` or anything later in the ledger's order."""
+        has = shown_version(loaded)
+        if has is None:
+            return False
+        if name is None:
+            return wanted == BEFORE_ANY_REFIT
+        asked, had = self.sequence_of(name, wanted), self.sequence_of(name, has)
+        return asked is not None and had is not None and had >= asked
+
+    def _any_demand(self) -> bool:
+        return any(group.target is not None or group.open is not None for group in self._groups.values())
+
+    def _record(self, name: str) -> Group:
+        self.changed.add(name)
+        return self._groups.setdefault(name, Group())
+
+
+def _serves(group: Group, loaded: Loaded) -> bool:
+    """Tell whether workers of the group may serve with these weights now."""
+    if group.unproven:
+        return False
+    refit = group.open
+    if refit is not None and refit.fences and group.raised_by != refit.refit_id:
+        return False
+    if group.target is None:
+        # A worker that was moved here from another group brings its version along.
+        return loaded is Unversioned.BASE or group.sequence == 0
+    return loaded in (group.target, group.previous)
 
 
 def shown_version(loaded: Loaded) -> str | None:
     """Give the version to show for a worker, None while it is unknown."""
     if loaded is Unversioned.BASE:
         return BEFORE_ANY_REFIT
-    if loaded is Unversioned.SUSPECT:
-        return None
-    return loaded
+    return loaded if isinstance(loaded, str) else None

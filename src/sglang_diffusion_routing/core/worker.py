@@ -71,9 +71,10 @@ def _ends_in_image(task: str) -> bool:
 class Order:
     """What was asked of a worker, and who waits for it.
 
-    trigger: HOLD, REFIT, SLEEP, REMOVE or WAKE.
+    trigger: HOLD, REFIT, REFIT_NOW, SLEEP, REMOVE or WAKE.
     requests: who is told how it ended.
-    refit_id, version: of a refit.
+    refit_id, version: of a refit; version None while the worker is only compared with its peers.
+    resync: the router's own refit of one worker; sequence: of its group's target when that was asked for.
     drain_limit_s: how long work may take to end.
     """
 
@@ -82,6 +83,8 @@ class Order:
     refit_id: str | None = None
     version: str | None = None
     drain_limit_s: float = DRAIN_LIMIT_S
+    resync: bool = False
+    sequence: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +100,10 @@ class Worker:
     watched: whether a sentinel is open, or was asked for.
     sleep_first: it is awake while the fleet sleeps, and is put to sleep as soon as it answers.
     max_concurrency: its own cap; None for the router's, 0 for no cap.
+    updates: rises whenever its weights may have changed; updates_begun: as it stood when the refit under way began.
+    mends: its weights are not current, but will be without anybody's doing; weights_reason: why they are not.
+    resync_failures: resyncs that failed since it was last worth trying; resync_due_s: instant of the next.
+    resync_error: how the last one failed.
     """
 
     worker_id: WorkerId
@@ -118,6 +125,13 @@ class Worker:
     drain_deadline_s: float | None = None
     watched: bool = False
     sleep_first: bool = False
+    updates: int = 0
+    updates_begun: int = 0
+    mends: bool = False
+    weights_reason: str = ""
+    resync_failures: int = 0
+    resync_due_s: float = 0.0
+    resync_error: str = ""
 
     @property
     def health(self) -> Health:
@@ -204,14 +218,15 @@ class Standing(Enum):
     """Takes nothing, and is not worth waiting for."""
 
 
+_REFITS = frozenset({Trigger.REFIT, Trigger.REFIT_NOW})
 _LEADS_AWAY = frozenset({Trigger.HOLD, Trigger.SLEEP, Trigger.REMOVE})
 
 
 def standing(worker: Worker) -> Standing:
     """Say what a worker is to work that looks for one.
 
-    A worker whose weights are not current is away: nothing replays the last refit to it, so only the next refit
-    brings it back, and being refit counts as coming.
+    A worker whose weights are not current is coming while something is there to mend it (a refit under way, or one to
+    replay), and away while only the next refit brings it back.
     """
     if worker.health is Health.QUARANTINED or worker.sleep_first:
         return Standing.AWAY
@@ -224,7 +239,7 @@ def standing(worker: Worker) -> Standing:
 
 def _active_standing(worker: Worker) -> Standing:
     if worker.currency is not Currency.CURRENT:
-        return Standing.AWAY
+        return Standing.COMING if worker.mends else Standing.AWAY
     return Standing.ROUTABLE if worker.health is Health.HEALTHY else Standing.UNPROVEN
 
 
@@ -238,8 +253,12 @@ def _comes_back(worker: Worker) -> bool:
         case WorkerState.UPDATING:
             return True
         case WorkerState.RESUMING:
-            return worker.currency is Currency.CURRENT or awaited is Trigger.REFIT
+            return _stays_or_mends(worker) or awaited in _REFITS
         case WorkerState.RELEASING:
-            return awaited is Trigger.WAKE and worker.currency is Currency.CURRENT
+            return awaited is Trigger.WAKE and _stays_or_mends(worker)
         case _:
             return False
+
+
+def _stays_or_mends(worker: Worker) -> bool:
+    return worker.currency is Currency.CURRENT or worker.mends

@@ -1,0 +1,159 @@
+"""What a refit did to weights, and which of these steps a worker that missed some must be sent again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+STEPS_MAX = 64
+"""Steps kept for a replay. A trainer whose every refit builds on the last sends a whole checkpoint now and then."""
+
+BYTES_MAX = 4 * 2**20
+"""Bodies kept for a replay, together; those of real trainers name a path and have some hundred bytes."""
+
+
+class Mode(Enum):
+    """How the fleet goes over to new weights."""
+
+    DRAIN = "drain"
+    """Fenced, and updated one by one as their work ends."""
+    ROLLING = "rolling"
+    """A few at a time, so that capacity stays up; the old version serves on until the commit."""
+    IMMEDIATE = "immediate"
+    """Fenced, not drained: the call queues behind the worker's own work."""
+
+
+class StepKind(Enum):
+    """What a step does to weights."""
+
+    DISK = "disk"
+    TENSOR = "tensor"
+    SET_LORA = "set_lora"
+    MERGE_LORA = "merge_lora"
+    UNMERGE_LORA = "unmerge_lora"
+    REPORTED = "reported"
+    """The trainer gave the weights to the engines itself and told the router."""
+
+
+_LORA = frozenset({StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
+_UNREPEATABLE = frozenset({StepKind.TENSOR, StepKind.REPORTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request that changed weights, as every worker got it.
+
+    version: what the weights were called after it.
+    target: path and query. headers: the client's that were passed on. body: empty where it cannot be sent again.
+    modules: parts of the model that it changes; empty for all.
+    self_contained: for a LoRA, whether it names the files of all its adapters, so that no earlier step is needed.
+    """
+
+    kind: StepKind
+    version: str
+    target: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    modules: frozenset[str] = frozenset()
+    self_contained: bool = True
+
+    @property
+    def repeatable(self) -> bool:
+        """Tensors are handles to memory that is gone, and what was only reported was never seen."""
+        return self.kind not in _UNREPEATABLE
+
+    def covers(self, other: Step) -> bool:
+        """Tell whether this step sets every part that the other changed."""
+        return not self.modules or (bool(other.modules) and other.modules <= self.modules)
+
+
+def step_of(
+    kind: StepKind, version: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+) -> Step:
+    """Describe a request by its kind and its JSON body (SGLang-Diffusion: `target_modules`, LoRA's `target`)."""
+    step = Step(kind, version, target, tuple(headers), b"" if kind in _UNREPEATABLE else body)
+    if kind in _UNREPEATABLE:
+        return step
+    try:
+        fields = json.loads(body) if body else {}
+    except ValueError:
+        return step
+    if not isinstance(fields, dict):
+        return step
+    if kind is StepKind.DISK:
+        return replace(step, modules=_names(fields.get("target_modules")))
+    modules = _names(fields.get("target"))
+    return replace(
+        step,
+        modules=frozenset() if "all" in modules else modules,
+        self_contained=kind is StepKind.SET_LORA and _all_named(fields),
+    )
+
+
+def _names(value: object) -> frozenset[str]:
+    if isinstance(value, str):
+        return frozenset({value})
+    if isinstance(value, list):
+        return frozenset(name for name in value if isinstance(name, str))
+    return frozenset()
+
+
+def _all_named(fields: dict[str, object]) -> bool:
+    """Tell whether every adapter of a `set_lora` comes with its path; without, the engine takes one it has loaded."""
+    paths = fields.get("lora_path")
+    if isinstance(paths, list):
+        return bool(paths) and all(isinstance(path, str) and path for path in paths)
+    return isinstance(paths, str) and bool(paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The steps that lead from what a process starts with to a version: a base from disk, then LoRA steps."""
+
+    steps: tuple[Step, ...] = ()
+
+    def after(self, step: Step) -> Recipe:
+        """Give the recipe with one more step, without those that it makes superfluous."""
+        if not step.repeatable:
+            # Nothing before it helps a worker that did not get it.
+            return Recipe((step,))
+        kept = self.steps
+        if step.kind is StepKind.DISK:
+            kept = tuple(earlier for earlier in kept if not step.covers(earlier))
+        elif step.kind is StepKind.SET_LORA and step.self_contained:
+            kept = tuple(earlier for earlier in kept if earlier.kind not in _LORA or not step.covers(earlier))
+        return Recipe((*kept, step))
+
+    def missing_from(self, loaded: object) -> tuple[Step, ...]:
+        """Give the steps after the version that a worker has loaded, all of them when that is none of the recipe's."""
+        for place in range(len(self.steps) - 1, -1, -1):
+            if self.steps[place].version == loaded:
+                return self.steps[place + 1 :]
+        return self.steps
+
+    def obstacle_for(self, loaded: object) -> str | None:
+        """Say why a worker that has `loaded` cannot be brought up by sending steps again; None when it can."""
+        steps = self.missing_from(loaded)
+        if not steps:
+            return "there is nothing to send again"
+        for step in steps:
+            if step.kind is StepKind.TENSOR:
+                return f"weights {step.version!r} came as tensors, which cannot be sent again"
+            if step.kind is StepKind.REPORTED:
+                return f"weights {step.version!r} did not come through the router"
+        if len(steps) > STEPS_MAX or sum(len(step.body) for step in steps) > BYTES_MAX:
+            return f"more than {STEPS_MAX} steps, or {BYTES_MAX} bytes, have come since the last whole checkpoint"
+        return None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Say why the recipe cannot be replayed from its start; None when it can."""
+        return self.obstacle_for(None)
+
+    def bounded(self) -> Recipe:
+        """Give the recipe as it is kept: what is too long to be replayed keeps the steps that say so, and no bodies."""
+        if len(self.steps) <= STEPS_MAX + 1 and sum(len(step.body) for step in self.steps) <= BYTES_MAX:
+            return self
+        return Recipe(tuple(replace(step, body=b"") for step in self.steps[-(STEPS_MAX + 1) :]))
