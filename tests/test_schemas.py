@@ -2,7 +2,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from sglang_diffusion_routing.api.errors import invalid_field
-from sglang_diffusion_routing.schemas import Abort, Pause, RegisterWorker, UpdateWorker
+from sglang_diffusion_routing.schemas import (
+    Abort,
+    Pause,
+    RegisterWorkers,
+    SwapWorkers,
+    UpdateWorker,
+    WorkerAddress,
+)
 
 
 def refusal(model: type[BaseModel], fields: dict[str, object]) -> tuple[str, object]:
@@ -66,14 +73,41 @@ def test_null_gives_a_worker_the_routers_own_cap_back() -> None:
 
 
 def test_a_worker_may_be_named_by_its_older_field() -> None:
-    assert RegisterWorker(worker_url="http://a:1").address == "http://a:1"
-    assert RegisterWorker(url="http://a:1").address == "http://a:1"
-    assert RegisterWorker().address is None
+    assert WorkerAddress(worker_url="http://a:1").address == "http://a:1"
+    assert WorkerAddress(url="http://a:1").address == "http://a:1"
+    assert WorkerAddress().address is None
 
 
-def test_two_names_for_different_workers_are_refused() -> None:
+@pytest.mark.parametrize("model", [WorkerAddress, RegisterWorkers])
+def test_two_names_for_different_workers_are_refused(model: type[BaseModel]) -> None:
     fields: dict[str, object] = {"url": "http://a:1", "worker_url": "http://b:1"}
-    assert refusal(RegisterWorker, fields) == ("'url' and 'worker_url' name different workers", "body")
+    assert refusal(model, fields) == ("'url' and 'worker_url' name different workers", "body")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "field"),
+    [
+        ({}, "the body must have one of: urls, workers", "body"),
+        ({"urls": None}, "the body must have one of: urls, workers", "body"),
+        ({"urls": [], "workers": []}, "the body must have one of: urls, workers", "body"),
+        ({"url": "u"}, "'url' is not known here", "url"),
+        ({"urls": "u"}, "'urls' must be a valid list", "urls"),
+        ({"urls": ["u", 2]}, "'urls.1' must be a string", "urls.1"),
+        ({"workers": ["u"]}, "'workers.0' must be an object", "workers.0"),
+        ({"workers": [{"labels": {}}]}, "'workers.0.url' is required", "workers.0.url"),
+        ({"workers": [{"url": "u", "labels": None}]}, "'workers.0.labels' must not be null", "workers.0.labels"),
+        ({"workers": [], "labels": {}}, "each of 'workers' has its own 'labels'", "body"),
+        ({"workers": [], "max_concurrency": 1}, "each of 'workers' has its own 'max_concurrency'", "body"),
+        ({"urls": ["u"], "labels": None}, "'labels' must not be null", "labels"),
+        (
+            {"urls": ["u"], "max_concurrency": -1},
+            "'max_concurrency' must be greater than or equal to 0",
+            "max_concurrency",
+        ),
+    ],
+)
+def test_a_wrong_set_of_workers_is_refused_in_one_sentence(fields: dict[str, object], message: str, field: str) -> None:
+    assert refusal(SwapWorkers, fields) == (message, field)
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan"), 86_401, "5", True])

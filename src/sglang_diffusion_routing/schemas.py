@@ -1,8 +1,8 @@
 """The wire shapes of the control API, as clients read them; the OpenAPI document is made from these."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 LABELS_MAX = 32
 
@@ -38,6 +38,7 @@ class WorkerView(_Reply):
     consecutive_failures: int = Field(description="failed probes in a row")
     video_support: bool | None = Field(description="null while unknown")
     status: str = Field(description="the first that applies of removed, draining, quarantined, ..., active")
+    reason: str = Field(description="why it gets no work, in a sentence; empty while it does")
     state: str
     health: str
     weight_version: str | None = Field(description="null when it is not known what the worker has loaded")
@@ -69,11 +70,34 @@ class WorkerChanged(_Reply):
     worker: WorkerView
 
 
+class WorkersChanged(_Reply):
+    """Several workers after a change, in the order in which they were named."""
+
+    status: Literal["success"] = "success"
+    workers: list[WorkerView]
+
+
 class WorkerRemoved(_Reply):
     """What became of a removal: "draining" goes on until the worker's last request has ended."""
 
     status: Literal["success", "draining"]
     worker_id: str
+
+
+class WorkersRemoved(_Reply):
+    """What became of the removal of several workers, by URL: "draining" when any of them drains."""
+
+    status: Literal["success", "draining"]
+    draining: list[str] = Field(description="removed when their last request has ended")
+    removed: list[str]
+
+
+class WorkersSwapped(WorkersRemoved):
+    """What became of each worker, by URL, when the whole set was named."""
+
+    workers: list[WorkerView] = Field(description="the set, in the order in which it was named")
+    added: list[str]
+    kept: list[str] = Field(description="registered before; only the labels and the cap that were given are new")
 
 
 class UrlList(_Reply):
@@ -105,14 +129,14 @@ class HealthReply(_Reply):
     sleeping_workers: int
 
 
-class RegisterWorker(_Request):
-    """A worker to register, by `url` or by its older name `worker_url`."""
+class WorkerAddress(_Request):
+    """A worker by its `url`, or by the older name `worker_url`."""
 
     url: str | None = None
     worker_url: str | None = None
 
     @model_validator(mode="after")
-    def _one_url(self) -> "RegisterWorker":
+    def _one_url(self) -> Self:
         if self.url is not None and self.worker_url is not None and self.url != self.worker_url:
             raise ValueError("'url' and 'worker_url' name different workers")
         return self
@@ -121,6 +145,59 @@ class RegisterWorker(_Request):
     def address(self) -> str | None:
         """Give the URL under whichever name it came."""
         return self.url if self.url is not None else self.worker_url
+
+
+def _not_null(value: object) -> object:
+    if value is None:
+        raise ValueError("must not be null")
+    return value
+
+
+GivenLabels = Annotated[Labels | None, BeforeValidator(_not_null), Field(description="replace the worker's labels")]
+GivenCap = Annotated[int | None, Field(ge=0, le=100_000, description="0 for no limit; null or absent leaves it alone")]
+
+
+class WorkerEntry(_Request):
+    """A worker to register; what is absent is as it was, or as it is for every new worker."""
+
+    url: str
+    labels: GivenLabels = None
+    max_concurrency: GivenCap = None
+
+
+class WorkerSet(_Request):
+    """Workers to register: `urls` that share labels and cap, or `workers` that have their own."""
+
+    urls: list[str] | None = None
+    workers: list[WorkerEntry] | None = None
+    labels: GivenLabels = None
+    max_concurrency: GivenCap = None
+
+    @model_validator(mode="after")
+    def _each_has_its_own(self) -> Self:
+        for name in ("labels", "max_concurrency"):
+            if self.workers is not None and name in self.model_fields_set:
+                raise ValueError(f"each of 'workers' has its own {name!r}")
+        return self
+
+    @property
+    def ways(self) -> list[str]:
+        """Name the fields that say which workers are meant."""
+        return [name for name, value in (("urls", self.urls), ("workers", self.workers)) if value is not None]
+
+
+class RegisterWorkers(WorkerAddress, WorkerSet):
+    """A worker to register by its address, or several."""
+
+
+class SwapWorkers(WorkerSet):
+    """The workers that there are to be from now on, by `urls` or by `workers`; none when the list is empty."""
+
+    @model_validator(mode="after")
+    def _named_in_one_way(self) -> Self:
+        if len(self.ways) != 1:
+            raise ValueError("the body must have one of: urls, workers")
+        return self
 
 
 class _Query(BaseModel):
@@ -133,6 +210,18 @@ class RemoveWorker(_Query):
     """How a worker is removed."""
 
     force: bool = Field(default=False, description="at once, and with its work cancelled")
+
+
+class SelectWorkers(_Query):
+    """Which workers are meant."""
+
+    selector: str = Field(default="all", description="ids or URLs with commas between them, a label key=value, or all")
+
+
+class RemoveWorkers(RemoveWorker):
+    """Which workers are removed, and how; `all` must be said."""
+
+    selector: str = Field(description="ids or URLs with commas between them, a label key=value, or all")
 
 
 class UnregisterWorker(RemoveWorker):
@@ -149,14 +238,9 @@ class UpdateWorker(_Request):
     refresh_video_support: bool | None = Field(None, description="true asks the worker again what it makes")
     state: Literal["active", "drained"] | None = Field(None, description="drained: no new work until active is set")
     max_concurrency: int | None = Field(None, ge=0, le=100_000, description="0 for no limit; null for the router's own")
-    labels: Labels | None = Field(None, description="replace the worker's labels")
+    labels: GivenLabels = None
 
-    @field_validator("is_dead", "refresh_video_support", "state", "labels", mode="before")
-    @classmethod
-    def _not_null(cls, value: object) -> object:
-        if value is None:
-            raise ValueError("must not be null")
-        return value
+    _not_null = field_validator("is_dead", "refresh_video_support", "state", mode="before")(_not_null)
 
     @model_validator(mode="after")
     def _something(self) -> "UpdateWorker":
@@ -278,6 +362,67 @@ class RefitQuery(_Query):
     """How many refits to show."""
 
     limit: int = Field(20, ge=1, le=256)
+
+
+class GroupRefit(_Reply):
+    """The refit under way in a weight group."""
+
+    id: str
+    weight_version: str
+    mode: Literal["drain", "rolling", "immediate"]
+    admit_new: bool = Field(description="rolling: only the new weights serve as soon as one worker has them")
+
+
+class TargetRaised(_Reply):
+    """When a version became the target: 1 for the first refit, and one more with each."""
+
+    weight_version: str
+    sequence: int
+
+
+class WorkerWeights(_Reply):
+    """What one worker of a weight group has."""
+
+    worker_url: str
+    weight_version: str | None = Field(description="null when it is not known what the worker has loaded")
+    status: str
+    reason: str = Field(description="why its weights are not current; empty when they are")
+
+
+class GroupWeights(_Reply):
+    """What a weight group wants and what its workers have."""
+
+    target: str | None = Field(description="null before any refit")
+    sequence: int = Field(description="how often there was a new target")
+    previous: str | None = Field(description="serves as well until a rolling refit has ended")
+    unproven: bool = Field(description="remembered from before the router's restart; no worker was seen to have it yet")
+    open: GroupRefit | None
+    replayable: bool = Field(description="a worker that was started anew can be brought to the target")
+    obstacle: str | None = Field(description="why not")
+    checksums: dict[str, str] | None = Field(description="of the target, or of what workers start with; null if unknown")
+    history: list[TargetRaised] = Field(description="the newest first")
+    workers: list[WorkerWeights]
+
+
+class WeightsReply(_Reply):
+    """The ledger, by weight group."""
+
+    groups: dict[str, GroupWeights]
+    ungrouped: list[WorkerWeights] = Field(description="workers that have not said yet what they serve")
+
+
+class ReportWeights(_Request):
+    """Weights that the trainer has given to the engines itself."""
+
+    weight_version: Annotated[str, Field(min_length=1, max_length=256, description='"0": what they started with')]
+    workers: list[str] | None = Field(None, min_length=1, description="ids or URLs; absent: all that serve")
+
+    @field_validator("weight_version")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("must be printable")
+        return value
 
 
 class ErrorReply(BaseModel):

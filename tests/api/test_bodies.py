@@ -5,10 +5,9 @@ from sglang_diffusion_routing.api.bodies import (
     parse_object,
     read_bytes,
     read_model,
-    read_object,
 )
 from sglang_diffusion_routing.errors import BodyTooLarge, InvalidField, InvalidJson
-from sglang_diffusion_routing.schemas import Pause
+from sglang_diffusion_routing.schemas import Pause, RegisterWorkers
 from support.asgi import request_of
 
 pytestmark = pytest.mark.core
@@ -22,15 +21,26 @@ async def test_a_body_is_read_whole_up_to_its_bound() -> None:
 
 
 async def test_no_body_is_an_empty_object() -> None:
-    assert await read_object(request_of()) == {}
-    assert await read_object(request_of(body=[b" \r\n"])) == {}
+    assert await read_model(request_of(), RegisterWorkers) == RegisterWorkers()
+    assert await read_model(request_of(body=[b" \r\n"]), RegisterWorkers) == RegisterWorkers()
 
 
 async def test_the_bound_of_a_control_body_holds() -> None:
     padding = b" " * (CONTROL_BODY_MAX_BYTES - 2)
-    assert await read_object(request_of(body=[b"{}", padding])) == {}
+    assert await read_model(request_of(body=[b"{}", padding]), RegisterWorkers) == RegisterWorkers()
     with pytest.raises(BodyTooLarge):
-        await read_object(request_of(body=[b"{} ", padding]))
+        await read_model(request_of(body=[b"{} ", padding]), RegisterWorkers)
+
+
+async def test_a_body_may_have_a_bound_of_its_own_and_is_checked_alike() -> None:
+    padding, limit = b" " * CONTROL_BODY_MAX_BYTES, 2 * CONTROL_BODY_MAX_BYTES
+    assert await read_model(request_of(body=[b'{"url":"u"}', padding]), RegisterWorkers, limit) == RegisterWorkers(
+        url="u"
+    )
+    with pytest.raises(InvalidField, match="'uri' is not known here"):
+        await read_model(request_of(body=[b'{"uri":"u"}', padding]), RegisterWorkers, limit)
+    with pytest.raises(BodyTooLarge):
+        await read_model(request_of(body=[padding, padding, b" "]), RegisterWorkers, limit)
 
 
 @pytest.mark.parametrize(

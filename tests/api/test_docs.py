@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -42,6 +43,12 @@ async def test_the_document_has_every_route_and_its_errors(shared_empty: Running
     assert register["requestBody"]["content"]["application/json"]["schema"]["properties"].keys() == {
         "url",
         "worker_url",
+        "urls",
+        "workers",
+        "labels",
+        "max_concurrency",
     }
+    refs = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert refs == set(document["components"]["schemas"])
     assert "`invalid_worker_url`" in register["responses"]["400"]["description"]
     assert not any("422" in operation["responses"] for path in paths.values() for operation in path.values())

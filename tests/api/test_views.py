@@ -59,4 +59,4 @@ async def test_all_are_shown_in_order_however_many() -> None:
     urls = [f"http://w:{n}" for n in range(1000, 1000 + 2 * BATCH + 1)]
     for url in urls:
         fleet.join(url)
-    assert [shown.url for shown in await view_all(fleet)] == urls
+    assert [shown.url for shown in await view_all(fleet.pool.workers.values(), fleet.scheduler)] == urls

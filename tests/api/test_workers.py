@@ -53,6 +53,62 @@ async def test_a_worker_may_be_named_in_the_query(empty: RunningRouter, image_wo
     assert (response.status_code, response.json()["worker"]["url"]) == (200, image_worker.url)
 
 
+async def test_a_worker_is_registered_with_its_labels_and_its_cap(
+    empty: RunningRouter, image_worker: SimInThread
+) -> None:
+    given = {"labels": {"zone": "b", "group": "a"}, "max_concurrency": 3}
+    _, body = await empty.post("/workers", {"url": image_worker.url, **given})
+    assert {key: body["worker"][key] for key in given} == given
+    response = await empty.client.post(f"/workers?url={once(image_worker.url)}", json={"labels": {"zone": "c"}})
+    assert {key: response.json()["worker"][key] for key in given} == {"labels": {"zone": "c"}, "max_concurrency": 3}
+
+
+async def test_several_workers_are_registered_in_one_call_and_can_be_used_at_once(
+    empty: RunningRouter, image_worker: SimInThread, video_worker: SimInThread
+) -> None:
+    urls = [video_worker.url, image_worker.url]
+    status, body = await empty.post(
+        "/workers", {"urls": [*urls, video_worker.url + "/"], "labels": {"zone": "b"}, "max_concurrency": 1}
+    )
+    assert (status, body["status"], list(body)) == (200, "success", ["status", "workers"])
+    assert [(w["url"], w["status"], w["labels"], w["max_concurrency"]) for w in body["workers"]] == [
+        (url, "active", {"zone": "b"}, 1) for url in urls
+    ]
+    assert await empty.get("/workers") == (200, {"workers": body["workers"]})
+
+
+async def test_several_workers_may_each_have_their_own_labels(
+    empty: RunningRouter, image_worker: SimInThread, video_worker: SimInThread
+) -> None:
+    entries = [
+        {"url": image_worker.url, "labels": {"kind": "image"}},
+        {"url": video_worker.url, "max_concurrency": 0},
+    ]
+    _, body = await empty.post("/workers", {"workers": entries})
+    assert [(w["url"], w["labels"], w["max_concurrency"]) for w in body["workers"]] == [
+        (image_worker.url, {"kind": "image"}, None),
+        (video_worker.url, {}, 0),
+    ]
+
+
+async def test_one_that_hangs_does_not_hold_the_others_up(empty: RunningRouter, image_worker: SimInThread) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        entered.set()
+        await leave.wait()
+
+    async with serving(hang) as url:
+        registered = asyncio.ensure_future(empty.post("/workers", {"urls": [str(url), image_worker.url]}))
+        await entered.wait()
+        await empty.until_status(image_worker.url, "active")
+        assert (await empty.post("/v1/images/generations", IMAGE))[0] == 200
+        assert not registered.done()
+        leave.set()
+        status, body = await registered
+    assert (status, [worker["url"] for worker in body["workers"]]) == (200, [str(url), image_worker.url])
+
+
 async def test_registering_twice_is_no_error_and_changes_nothing(
     router: RunningRouter, image_worker: SimInThread
 ) -> None:
@@ -116,7 +172,23 @@ async def test_an_unknown_worker_is_404(shared_empty: RunningRouter, method: str
         (b'{"url":1}', "invalid_field", "url"),
         (b'{"url":null}', "invalid_field", "url"),
         (b'{"url":["http://127.0.0.1:1"]}', "invalid_field", "url"),
-        (b'{"url":"http://127.0.0.1:1","labels":{}}', "invalid_field", "labels"),
+        (b'{"url":"http://127.0.0.1:1","labels":{"a=b":"c"}}', "invalid_field", "labels.a=b.[key]"),
+        (b'{"url":"http://127.0.0.1:1","labels":null}', "invalid_field", "labels"),
+        (b'{"url":"http://127.0.0.1:1","max_concurrency":-1}', "invalid_field", "max_concurrency"),
+        (b'{"url":"http://127.0.0.1:1","urls":["http://127.0.0.1:2"]}', "invalid_field", "urls"),
+        (b'{"url":"http://127.0.0.1:1","workers":[]}', "invalid_field", "workers"),
+        (b'{"urls":["http://127.0.0.1:1"],"workers":[{"url":"http://127.0.0.1:2"}]}', "invalid_field", "workers"),
+        (b'{"urls":[]}', "invalid_field", "urls"),
+        (b'{"urls":"http://127.0.0.1:1"}', "invalid_field", "urls"),
+        (b'{"urls":["http://127.0.0.1:1",7]}', "invalid_field", "urls.1"),
+        (b'{"urls":["http://127.0.0.1:1","http://127.0.0.1:2/x"]}', "invalid_worker_url", None),
+        (b'{"urls":["http://127.0.0.1:1","http://169.254.169.254"]}', "invalid_worker_url", None),
+        (b'{"workers":[{"url":"http://127.0.0.1:1"},{"labels":{}}]}', "invalid_field", "workers.1.url"),
+        (
+            b'{"workers":[{"url":"http://127.0.0.1:1","labels":{"a":"1"}},{"url":"http://127.0.0.1:1"}]}',
+            "invalid_field",
+            "workers",
+        ),
         (b'{"url":"http://127.0.0.1:1","worker_url":"http://127.0.0.1:2"}', "invalid_field", "body"),
         (b'{"url":""}', "invalid_worker_url", None),
         (b'{"url":"127.0.0.1:1"}', "invalid_worker_url", None),
@@ -141,8 +213,9 @@ async def test_a_wrong_registration_is_refused_and_changes_nothing(
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_long_body_is_refused(shared_empty: RunningRouter) -> None:
-    status, error = await shared_empty.ask("POST", "/workers", content=b" " * 65_537)
-    assert (status, error["code"]) == (413, "body_too_large")
+    for method in ("POST", "PUT"):
+        status, error = await shared_empty.ask(method, "/workers", content=b" " * (2**20 + 1))
+        assert (status, error["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -154,9 +227,15 @@ async def test_a_wrong_query_is_refused(shared_empty: RunningRouter, query: str)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_query_and_body_that_name_different_workers_are_refused(shared_empty: RunningRouter) -> None:
-    status, error = await shared_empty.post("/workers?url=http://127.0.0.1:1", {"url": "http://127.0.0.1:2"})
-    assert (status, error["field"]) == (400, "url")
+@pytest.mark.parametrize(
+    ("body", "field"), [({"url": "http://127.0.0.1:2"}, "url"), ({"urls": ["http://127.0.0.1:1"]}, "urls")]
+)
+async def test_query_and_body_that_name_different_workers_are_refused(
+    shared_empty: RunningRouter, body: object, field: str
+) -> None:
+    status, error = await shared_empty.post("/workers?url=http://127.0.0.1:1", body)
+    assert (status, error["field"]) == (400, field)
+    assert await shared_empty.get("/workers") == (200, {"workers": []})
 
 
 async def test_a_host_that_is_not_allowed_is_refused() -> None:
@@ -164,6 +243,174 @@ async def test_a_host_that_is_not_allowed_is_refused() -> None:
         status, error = await router.post("/workers", {"url": "http://127.0.0.1:1"})
         assert (status, error["code"]) == (400, "invalid_worker_url")
         assert error["error"].endswith("is not on the list of allowed workers")
+
+
+class TestAWholeSet:
+    """`PUT /workers`."""
+
+    async def test_takes_the_place_of_the_one_before(
+        self, router: RunningRouter, image_worker: SimInThread, video_worker: SimInThread
+    ) -> None:
+        status, body = await router.ask("PUT", "/workers", json={"urls": [video_worker.url]})
+        shown = body.pop("workers")
+        assert (status, body) == (
+            200,
+            {
+                "status": "success",
+                "draining": [],
+                "removed": [image_worker.url],
+                "added": [video_worker.url],
+                "kept": [],
+            },
+        )
+        assert [(worker["url"], worker["status"]) for worker in shown] == [(video_worker.url, "active")]
+        assert await router.statuses() == {video_worker.url: "active"}
+
+    async def test_leaves_what_stays_at_its_work(
+        self, slow_router: RunningRouter, slow_worker: SimInThread, image_worker: SimInThread
+    ) -> None:
+        work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+        await slow_router.until_in_flight(slow_worker.url, 1)
+        before = await slow_router.worker(slow_worker.url)
+        status, body = await slow_router.ask(
+            "PUT", "/workers", json={"urls": [image_worker.url, slow_worker.url], "labels": {"zone": "new"}}
+        )
+        assert (status, body["added"], body["kept"], body["removed"]) == (
+            200,
+            [image_worker.url],
+            [slow_worker.url],
+            [],
+        )
+        assert await slow_router.worker(slow_worker.url) == {**before, "labels": {"zone": "new"}}
+        assert (await work)[0] == 200
+
+    async def test_lets_a_busy_worker_end_its_work(
+        self, slow_router: RunningRouter, slow_worker: SimInThread, image_worker: SimInThread
+    ) -> None:
+        work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+        await slow_router.until_in_flight(slow_worker.url, 1)
+        status, body = await slow_router.ask("PUT", "/workers", json={"workers": [{"url": image_worker.url}]})
+        assert (status, body["status"], body["draining"], body["removed"]) == (202, "draining", [slow_worker.url], [])
+        assert await slow_router.statuses() == {slow_worker.url: "draining", image_worker.url: "active"}
+        assert (await work)[0] == 200
+        assert await slow_router.statuses() == {image_worker.url: "active"}
+
+    async def test_lets_it_go_now_by_force(
+        self, slow_router: RunningRouter, slow_worker: SimInThread, image_worker: SimInThread
+    ) -> None:
+        work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+        await slow_router.until_in_flight(slow_worker.url, 1)
+        status, body = await slow_router.ask("PUT", "/workers?force=true", json={"urls": [image_worker.url]})
+        assert (status, body["status"], body["removed"]) == (200, "success", [slow_worker.url])
+        assert (await work)[0] == 200
+        assert await slow_router.statuses() == {image_worker.url: "active"}
+
+    async def test_may_be_empty(self, router: RunningRouter, image_worker: SimInThread) -> None:
+        status, body = await router.ask("PUT", "/workers", json={"urls": []})
+        assert (status, body["workers"], body["removed"]) == (200, [], [image_worker.url])
+        assert await router.get("/workers") == (200, {"workers": []})
+
+    async def test_keeps_a_fleet_asleep(
+        self, router: RunningRouter, image_worker: SimInThread, video_worker: SimInThread
+    ) -> None:
+        await router.post("/release_memory_occupation")
+        try:
+            await router.ask("PUT", "/workers", json={"urls": [video_worker.url]})
+            await router.until_status(video_worker.url, "sleeping")
+        finally:
+            # The other tests' worker was removed in its sleep: the router must hear that it sleeps, to wake it.
+            await router.post("/workers", {"url": image_worker.url})
+            await router.post("/release_memory_occupation")
+            await router.post("/resume_memory_occupation")
+
+    @pytest.mark.asyncio(loop_scope="module")
+    @pytest.mark.parametrize(
+        ("target", "body", "code"),
+        [
+            ("/workers", b"", "invalid_field"),
+            ("/workers", b"{}", "invalid_field"),
+            ("/workers", b'{"url":"http://127.0.0.1:1"}', "invalid_field"),
+            ("/workers", b'{"urls":["http://127.0.0.1:1"],"workers":[]}', "invalid_field"),
+            ("/workers", b'{"workers":[],"labels":{"a":"b"}}', "invalid_field"),
+            ("/workers", b'{"urls":["http://127.0.0.1:1","gpu-1"]}', "invalid_worker_url"),
+            ("/workers", b"[]", "invalid_json"),
+            ("/workers?force=perhaps", b'{"urls":[]}', "invalid_field"),
+            ("/workers?selector=all", b'{"urls":[]}', "invalid_field"),
+        ],
+    )
+    async def test_that_is_wrong_changes_nothing(
+        self, shared_router: RunningRouter, image_worker: SimInThread, target: str, body: bytes, code: str
+    ) -> None:
+        status, error = await shared_router.ask("PUT", target, content=body)
+        assert (status, error["code"]) == (400, code)
+        assert await shared_router.statuses() == {image_worker.url: "active"}
+
+
+class TestAGroup:
+    """Workers that `?selector=` names."""
+
+    async def test_is_listed(self, image_worker: SimInThread, video_worker: SimInThread) -> None:
+        a, b = image_worker.url, video_worker.url
+        async with running(a, b) as router:
+            await router.ask("PUT", f"/workers/{once(b)}", json={"labels": {"zone": "b"}})
+
+            async def listed(selector: str) -> list[str]:
+                _, body = await router.get(f"/workers?selector={selector}")
+                return [worker["url"] for worker in body["workers"]]
+
+            assert [await listed(s) for s in ("zone=b", f"{b},{a}", "all", "zone=c")] == [[b], [a, b], [a, b], []]
+
+    async def test_is_removed_each_as_its_work_allows(
+        self, slow_router: RunningRouter, slow_worker: SimInThread, image_worker: SimInThread, video_worker: SimInThread
+    ) -> None:
+        a, b, busy = image_worker.url, video_worker.url, slow_worker.url
+        work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+        await slow_router.until_in_flight(busy, 1)
+        await slow_router.post("/workers", {"urls": [a, b]})
+        await slow_router.post("/workers", {"urls": [busy, a], "labels": {"zone": "old"}})
+        assert await slow_router.ask("DELETE", "/workers?selector=zone=old") == (
+            202,
+            {"status": "draining", "draining": [busy], "removed": [a]},
+        )
+        assert (await work)[0] == 200
+        assert await slow_router.statuses() == {b: "active"}
+        # What is gone may be removed again: the caller may have missed the first answer.
+        assert await slow_router.ask("DELETE", "/workers?selector=zone=old") == (
+            200,
+            {"status": "success", "draining": [], "removed": []},
+        )
+
+    async def test_is_removed_now_by_force(self, slow_router: RunningRouter, slow_worker: SimInThread) -> None:
+        work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
+        await slow_router.until_in_flight(slow_worker.url, 1)
+        assert await slow_router.ask("DELETE", "/workers?selector=all&force=true") == (
+            200,
+            {"status": "success", "draining": [], "removed": [slow_worker.url]},
+        )
+        assert (await work)[0] in {502, 503}
+
+    @pytest.mark.asyncio(loop_scope="module")
+    @pytest.mark.parametrize(
+        ("method", "query", "status", "code"),
+        [
+            ("DELETE", "", 400, "invalid_field"),
+            ("DELETE", "selector=", 400, "invalid_field"),
+            ("DELETE", "selector==red", 400, "invalid_field"),
+            ("DELETE", "selector=gpu-1", 400, "invalid_worker_url"),
+            ("DELETE", "selector=http://127.0.0.1:1", 404, "unknown_worker"),
+            ("DELETE", "selector=all&force=perhaps", 400, "invalid_field"),
+            ("DELETE", "selector=all&selector=all", 400, "invalid_field"),
+            ("GET", "selector=", 400, "invalid_field"),
+            ("GET", "select=all", 400, "invalid_field"),
+            ("GET", "selector=http://127.0.0.1:1", 404, "unknown_worker"),
+        ],
+    )
+    async def test_that_is_named_wrongly_is_left_alone(
+        self, shared_router: RunningRouter, image_worker: SimInThread, method: str, query: str, status: int, code: str
+    ) -> None:
+        answer, error = await shared_router.ask(method, f"/workers?{query}")
+        assert (answer, error["code"]) == (status, code)
+        assert await shared_router.statuses() == {image_worker.url: "active"}
 
 
 async def test_an_idle_worker_is_removed_at_once(router: RunningRouter, image_worker: SimInThread) -> None:

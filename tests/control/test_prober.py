@@ -7,8 +7,15 @@ import pytest
 
 from sglang_diffusion_routing.control.prober import AT_ONCE, Prober
 from sglang_diffusion_routing.control.worker_api import WorkerApi
-from sglang_diffusion_routing.core.events import CapabilityLearned, ProbeFailed, ProbeSucceeded, WorkerRegistered
+from sglang_diffusion_routing.core.events import (
+    CapabilityLearned,
+    ProbeFailed,
+    ProbeSucceeded,
+    RemovalRequested,
+    WorkerRegistered,
+)
 from sglang_diffusion_routing.core.health import ProbeFailure
+from sglang_diffusion_routing.core.state import Health
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId, WorkerUrl
 from support.fleet import RecordingFleet
 from support.raw_worker import Handler, answering, reply, serving
@@ -126,6 +133,18 @@ async def test_a_second_probe_joins_the_first() -> None:
         await first
         assert asked == 1
         assert run.prober.probe(worker) is not first
+
+
+async def test_a_worker_that_is_registered_anew_is_probed_anew() -> None:
+    async with serving(well()) as url, probing() as run:
+        earlier = run.register(url)
+        late = run.prober.probe(earlier)
+        run.fleet.apply(RemovalRequested(earlier.worker_id))
+        worker = run.register(url)
+        await run.probe(worker)
+        assert worker.health is Health.HEALTHY
+        await late
+        assert worker.incarnation == 2
 
 
 async def test_probes_are_made_when_they_are_due() -> None:

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api.plane import Plane
 from sglang_diffusion_routing.api.queries import each_once
+from sglang_diffusion_routing.api.registration import address_of
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
 from sglang_diffusion_routing.api.views import view_all
-from sglang_diffusion_routing.api.workers import address_of
+from sglang_diffusion_routing.control.membership import Wanted
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers, UnknownWorker
-from sglang_diffusion_routing.schemas import RegisterWorker, Status, UnregisterWorker, UrlList, WorkerAdded, WorkerList
+from sglang_diffusion_routing.schemas import Status, UnregisterWorker, UrlList, WorkerAdded, WorkerAddress, WorkerList
 
 router = APIRouter(tags=["older names"], dependencies=[Depends(each_once)])
 
@@ -22,11 +23,11 @@ router = APIRouter(tags=["older names"], dependencies=[Depends(each_once)])
     "/add_worker",
     response_model=WorkerAdded,
     responses=errors(InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers),
-    openapi_extra=json_body(RegisterWorker),
+    openapi_extra=json_body(WorkerAddress),
 )
-async def add_worker(request: Request, query: Annotated[RegisterWorker, Query()], plane: Plane) -> Response:
+async def add_worker(request: Request, query: Annotated[WorkerAddress, Query()], plane: Plane) -> Response:
     """Register a worker; answers with every worker's requests in flight."""
-    await plane.membership.register(await address_of(request, query))
+    await plane.membership.register(Wanted(await address_of(request, query)))
     fleet = plane.fleet
     return wire(WorkerAdded(worker_urls={str(key): fleet.scheduler.in_flight(key) for key in fleet.pool.workers}))
 
@@ -38,11 +39,11 @@ async def add_worker(request: Request, query: Annotated[RegisterWorker, Query()]
         **errors(InvalidField, InvalidJson, InvalidWorkerUrl, UnknownWorker),
         202: {"model": Status, "description": "It drains."},
     },
-    openapi_extra=json_body(RegisterWorker),
+    openapi_extra=json_body(WorkerAddress),
 )
 async def remove_worker(request: Request, query: Annotated[UnregisterWorker, Query()], plane: Plane) -> Response:
     """Remove a worker: at once when idle or by force, else when its work has ended."""
-    named = RegisterWorker(url=query.url, worker_url=query.worker_url)
+    named = WorkerAddress(url=query.url, worker_url=query.worker_url)
     address = WorkerUrl.parse(await address_of(request, named))
     worker = plane.membership.find(WorkerId(str(address)))
     gone = plane.membership.remove(worker, force=query.force)
@@ -58,4 +59,4 @@ async def list_workers(plane: Plane) -> Response:
 @router.get("/health_workers", response_model=WorkerList)
 async def health_workers(plane: Plane) -> Response:
     """List every worker, as `GET /workers` does."""
-    return await wire_long(WorkerList(workers=await view_all(plane.fleet)))
+    return await wire_long(WorkerList(workers=await view_all(plane.fleet.pool.workers.values(), plane.fleet.scheduler)))

@@ -19,9 +19,9 @@ def wire(model: BaseModel, status: int = 200, *, exclude: set[str] | None = None
     return Response(model.model_dump_json(exclude=exclude), status, media_type="application/json")
 
 
-async def wire_long(model: BaseModel, *, exclude: set[str] | None = None) -> Response:
+async def wire_long(model: BaseModel, status: int = 200, *, exclude: set[str] | None = None) -> Response:
     """Write a reply that may be long off the loop that moves the clients' bytes: 1,000 workers take milliseconds."""
-    return await asyncio.to_thread(wire, model, exclude=exclude)
+    return await asyncio.to_thread(wire, model, status, exclude=exclude)
 
 
 def errors(*kinds: type[RouterError]) -> Documented:
@@ -35,6 +35,17 @@ def errors(*kinds: type[RouterError]) -> Documented:
 
 def json_body(model: type[BaseModel], *, required: bool = False) -> dict[str, Any]:
     """Document a request body that the route reads itself, for OpenAPI."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    schema = model.model_json_schema()
+    schema = _with_parts_in_place(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def _with_parts_in_place(schema: Any, parts: dict[str, Any]) -> Any:
+    """Put the definitions that a schema refers to where it does: those of a request body are listed nowhere else."""
+    if isinstance(schema, list):
+        return [_with_parts_in_place(entry, parts) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        schema = parts[schema["$ref"].rpartition("/")[2]]
+    return {key: _with_parts_in_place(value, parts) for key, value in schema.items()}

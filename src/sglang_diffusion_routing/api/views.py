@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.worker import Worker
-from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.schemas import WorkerView
 
 BATCH = 100
@@ -42,11 +42,11 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
     )
 
 
-async def view_all(fleet: Fleet) -> list[WorkerView]:
-    """Show every worker, a few at a time: the data plane runs on the same loop."""
+async def view_all(workers: Iterable[Worker], scheduler: Scheduler) -> list[WorkerView]:
+    """Show workers, a few at a time: the data plane runs on the same loop."""
     shown: list[WorkerView] = []
-    for number, worker in enumerate(list(fleet.pool.workers.values())):
+    for number, worker in enumerate(list(workers)):
         if number and number % BATCH == 0:
             await asyncio.sleep(0)
-        shown.append(view(worker, fleet.scheduler))
+        shown.append(view(worker, scheduler))
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
@@ -10,10 +11,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sglang_diffusion_routing.api.bodies import read_model
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
+from sglang_diffusion_routing.api.registration import named_workers, whole_set
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
 from sglang_diffusion_routing.api.views import view, view_all
+from sglang_diffusion_routing.control.selector import select
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import (
+    BodyTooLarge,
     Conflict,
     InvalidField,
     InvalidJson,
@@ -22,13 +26,21 @@ from sglang_diffusion_routing.errors import (
     UnknownWorker,
 )
 from sglang_diffusion_routing.schemas import (
-    RegisterWorker,
+    RegisterWorkers,
     RemoveWorker,
+    RemoveWorkers,
+    SelectWorkers,
+    SwapWorkers,
     UpdateWorker,
+    WorkerAddress,
     WorkerChanged,
     WorkerList,
     WorkerRemoved,
     WorkerReply,
+    WorkersChanged,
+    WorkersRemoved,
+    WorkersSwapped,
+    WorkerView,
 )
 
 router = APIRouter(tags=["workers"], dependencies=[Depends(each_once)])
@@ -64,37 +76,86 @@ def _find(plane: ControlPlane, name: str) -> Worker | None:
 NamedWorker = Annotated[Worker, Depends(worker_of_path)]
 
 
-async def address_of(request: Request, query: RegisterWorker) -> str:
-    """Find the worker URL in the query or in the JSON body.
-
-    Raises:
-        InvalidField: it is in neither, or differs between the two.
-    """
-    body = await read_model(request, RegisterWorker)
-    addresses = {address for address in (query.address, body.address) if address is not None}
-    if not addresses:
-        raise InvalidField("url", "'url' is required, in the query or in a JSON body")
-    if len(addresses) > 1:
-        raise InvalidField("url", "'url' names different workers in the query and in the body")
-    return addresses.pop()
-
-
-@router.get("/workers", response_model=WorkerList)
-async def list_workers(plane: Plane) -> Response:
-    """List every worker, in the order of registration."""
-    return await wire_long(WorkerList(workers=await view_all(plane.fleet)))
+@router.get("/workers", response_model=WorkerList, responses=errors(InvalidField, InvalidWorkerUrl, UnknownWorker))
+async def list_workers(query: Annotated[SelectWorkers, Query()], plane: Plane) -> Response:
+    """List every worker, or those that `selector` names, in the order of registration."""
+    return await wire_long(WorkerList(workers=await _views(plane, _selected(plane, query.selector))))
 
 
 @router.post(
     "/workers",
-    response_model=WorkerChanged,
-    responses=errors(InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers),
-    openapi_extra=json_body(RegisterWorker),
+    response_model=WorkerChanged | WorkersChanged,
+    responses=errors(InvalidField, InvalidJson, BodyTooLarge, InvalidWorkerUrl, TooManyWorkers),
+    openapi_extra=json_body(RegisterWorkers),
 )
-async def register_worker(request: Request, query: Annotated[RegisterWorker, Query()], plane: Plane) -> Response:
-    """Register a worker by its URL; it can be used as soon as this answers, if it answers itself."""
-    worker = await plane.membership.register(await address_of(request, query))
-    return wire(WorkerChanged(worker=view(worker, plane.fleet.scheduler)))
+async def register_workers(request: Request, query: Annotated[WorkerAddress, Query()], plane: Plane) -> Response:
+    """Register a worker by its URL, or several by `urls`, all or none.
+
+    They can be used as soon as this answers, if they answer themselves. One that is registered already stays as it is,
+    but for the labels and the cap that are given. `url` is answered with `worker`, a list with `workers`.
+    """
+    named = await named_workers(request, query)
+    workers = await plane.membership.register(*named.wanted)
+    if named.several:
+        return await wire_long(WorkersChanged(workers=await _views(plane, workers)))
+    return wire(WorkerChanged(worker=view(workers[0], plane.fleet.scheduler)))
+
+
+@router.put(
+    "/workers",
+    response_model=WorkersSwapped,
+    responses={
+        **errors(InvalidField, InvalidJson, BodyTooLarge, InvalidWorkerUrl, TooManyWorkers, Conflict),
+        202: {"model": WorkersSwapped, "description": "Some that are missing drain."},
+    },
+    openapi_extra=json_body(SwapWorkers, required=True),
+)
+async def swap_workers(request: Request, query: Annotated[RemoveWorker, Query()], plane: Plane) -> Response:
+    """Name the whole set: what is new is registered and probed, then what is missing is removed; what stays, stays.
+
+    What is missing and busy drains, or goes at once by force.
+    """
+    swap = await plane.membership.swap(await whole_set(request), force=query.force)
+    reply = WorkersSwapped(
+        status="draining" if swap.draining else "success",
+        workers=await _views(plane, swap.workers),
+        added=_ids(swap.added),
+        kept=_ids(swap.kept),
+        draining=_ids(swap.draining),
+        removed=_ids(swap.removed),
+    )
+    return await wire_long(reply, 202 if swap.draining else 200)
+
+
+@router.delete(
+    "/workers",
+    response_model=WorkersRemoved,
+    responses={
+        **errors(InvalidField, InvalidWorkerUrl, UnknownWorker),
+        202: {"model": WorkersRemoved, "description": "Some drain."},
+    },
+)
+async def delete_workers(query: Annotated[RemoveWorkers, Query()], plane: Plane) -> Response:
+    """Remove the workers that `selector` names: at once when idle or by force, else when their work has ended."""
+    removal = plane.membership.remove_all(_selected(plane, query.selector), force=query.force)
+    reply = WorkersRemoved(
+        status="draining" if removal.draining else "success",
+        draining=_ids(removal.draining),
+        removed=_ids(removal.removed),
+    )
+    return await wire_long(reply, 202 if removal.draining else 200)
+
+
+def _selected(plane: ControlPlane, selector: str) -> list[Worker]:
+    return select(selector, plane.fleet.pool.workers.values())
+
+
+async def _views(plane: ControlPlane, workers: Sequence[Worker]) -> list[WorkerView]:
+    return await view_all(workers, plane.fleet.scheduler)
+
+
+def _ids(workers: Sequence[Worker]) -> list[str]:
+    return [worker.worker_id for worker in workers]
 
 
 @router.get("/workers/{worker_id:path}", response_model=WorkerReply, responses=errors(UnknownWorker))

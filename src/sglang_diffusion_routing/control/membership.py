@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
+from sglang_diffusion_routing.control.addresses import Addresses
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.core.address import AllowList
@@ -22,8 +23,8 @@ from sglang_diffusion_routing.core.events import (
     WorkerRegistered,
 )
 from sglang_diffusion_routing.core.state import Intent, Trigger, WorkerState
-from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl, refused_address
-from sglang_diffusion_routing.errors import Conflict, InvalidWorkerUrl, TooManyWorkers, UnknownWorker
+from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
+from sglang_diffusion_routing.errors import Conflict, InvalidField, TooManyWorkers, UnknownWorker
 from sglang_diffusion_routing.schemas import UpdateWorker
 
 _log = structlog.get_logger(__name__)
@@ -31,35 +32,73 @@ _log = structlog.get_logger(__name__)
 WORKERS_MAX = 4096
 """Ten times the largest fleet that is known; each costs a sentinel connection and a probe every interval."""
 
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A worker as it is to be registered.
+
+    url: as it was written. labels, max_concurrency: None to leave alone what it has.
+    """
+
+    url: str
+    labels: Labels | None = None
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of workers that were to go. draining: still there until their work has ended."""
+
+    removed: Sequence[Worker]
+    draining: Sequence[Worker]
+
+
+@dataclass(frozen=True, slots=True)
+class Swap(Removal):
+    """What became of a set of workers that took another one's place.
+
+    workers: the set, in the order in which it was named. added, kept: those of it that are new, and the others.
+    """
+
+    workers: Sequence[Worker]
+    added: Sequence[Worker]
+    kept: Sequence[Worker]
+
 
 class Membership:
     """Who is in the pool.
 
     Args:
         allowed: hosts that may be workers.
-        first_probe_limit_s: how long a registration waits for its first probe.
+        first_probe_limit_s: how long a registration waits for its first probes.
     """
 
     def __init__(self, fleet: Fleet, prober: Prober, allowed: AllowList, *, first_probe_limit_s: float) -> None:
         self._fleet = fleet
         self._prober = prober
-        self._allowed = allowed
+        self._addresses = Addresses(allowed, limit_s=first_probe_limit_s)
         self._first_probe_limit_s = first_probe_limit_s
+        self._swaps = 0
 
-    async def register(self, text: str) -> Worker:
-        """Take a worker in, and return when its first probe has ended, so that it can be used at once.
+    async def register(self, *wanted: Wanted) -> list[Worker]:
+        """Take workers in, and return when their first probes have ended, so that they can be used at once.
 
-        One that does not answer is taken in nonetheless; it joins when it does. Named twice, nothing changes.
+        One that does not answer is taken in nonetheless; it joins when it does. One that is there already stays as it
+        is, but for the labels and the cap that are given.
+
+        Returns:
+            The workers in the order in which they were named, each once.
 
         Raises:
-            InvalidWorkerUrl: nothing was changed.
-            TooManyWorkers: nothing was changed.
+            InvalidWorkerUrl, InvalidField, TooManyWorkers: nothing was changed.
         """
-        worker = await self.enlist(text)
-        # Cancelling who asks must not cancel the probe, which others may have joined.
-        await asyncio.wait([self._prober.probe(worker)], timeout=self._first_probe_limit_s)
-        _log.info("worker_registered", worker=worker.worker_id, status=worker.status.value)
-        return worker
+        checked = await self._checked(wanted)
+        self._make_sure_of_room(checked, WORKERS_MAX)
+        workers = [self._take_in(url, one) for url, one in checked.items()]
+        await self._first_probes(workers)
+        return workers
 
     async def enlist(self, text: str) -> Worker:
         """Take a worker in, and let its first probe begin.
@@ -67,30 +106,78 @@ class Membership:
         Raises:
             InvalidWorkerUrl, TooManyWorkers: nothing was changed.
         """
-        url = WorkerUrl.parse(text)
-        await self._check_addresses(url)
-        worker_id = WorkerId(str(url))
-        pool = self._fleet.pool
-        if pool.get(worker_id) is None and len(pool.workers) >= WORKERS_MAX:
-            raise TooManyWorkers(WORKERS_MAX)
-        self._fleet.apply(WorkerRegistered(url))
-        return self.find(worker_id)
+        checked = await self._checked([Wanted(text)])
+        self._make_sure_of_room(checked, WORKERS_MAX)
+        (worker,) = [self._take_in(url, one) for url, one in checked.items()]
+        return worker
 
-    async def _check_addresses(self, url: WorkerUrl) -> None:
-        """Refuse a name for what it resolves to now; each connection checks it again."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._first_probe_limit_s):
-                found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError):
-            found = []
-        addresses = [str(entry[4][0]) for entry in found]
-        for address in addresses:
-            if (why := refused_address(address)) is not None:
-                raise InvalidWorkerUrl(str(url), f"resolves to {address}, which {why}")
-        listed = self._allowed.allows_host(url.host)
-        if not listed and not (addresses and all(map(self._allowed.allows_address, addresses))):
-            raise InvalidWorkerUrl(str(url), "is not on the list of allowed workers")
+    async def swap(self, wanted: Sequence[Wanted], *, force: bool) -> Swap:
+        """Make the pool consist of `wanted`: what is new is taken in and probed, and then what is missing is removed.
+
+        What stays is not touched, but for the labels and the cap that are given, and a removal that is called off.
+
+        Raises:
+            InvalidWorkerUrl, InvalidField, TooManyWorkers: nothing was changed.
+            Conflict: another set was named in the meantime, and that one counts.
+        """
+        checked = await self._checked(wanted)
+        # The set that goes may drain for half an hour while the next one works, and both must have room.
+        self._make_sure_of_room(checked, 2 * WORKERS_MAX)
+        self._swaps += 1
+        this = self._swaps
+        before = dict(self._fleet.pool.workers)
+        ids = {_id_of(url) for url in checked}
+        leaving = [worker for worker in before.values() if worker.worker_id not in ids]
+        workers = [self._take_in(url, one) for url, one in checked.items()]
+        added = [worker for worker in workers if worker.worker_id not in before]
+        await self._first_probes(added)
+        if this != self._swaps:
+            raise Conflict("another set of workers was named in the meantime, and that one counts")
+        removal = self.remove_all(leaving, force=force)
+        kept = [worker for worker in workers if worker.worker_id in before]
+        return Swap(removal.removed, removal.draining, workers, added, kept)
+
+    async def _checked(self, wanted: Sequence[Wanted]) -> dict[WorkerUrl, Wanted]:
+        """Bring what is named into one spelling, each once.
+
+        Raises:
+            InvalidWorkerUrl: one may not be a worker.
+            InvalidField: one is named twice, and not alike.
+        """
+        checked: dict[WorkerUrl, Wanted] = {}
+        for one in wanted:
+            url = WorkerUrl.parse(one.url)
+            same = checked.setdefault(url, one)
+            if (same.labels, same.max_concurrency) != (one.labels, one.max_concurrency):
+                raise InvalidField("workers", f"'workers' names {url} twice, and not alike")
+        await self._addresses.check(list(checked))
+        return checked
+
+    def _make_sure_of_room(self, checked: Mapping[WorkerUrl, Wanted], limit: int) -> None:
+        pool = self._fleet.pool
+        new = sum(pool.get(_id_of(url)) is None for url in checked)
+        if len(checked) > WORKERS_MAX or (new and len(pool.workers) + new > limit):
+            raise TooManyWorkers(WORKERS_MAX)
+
+    def _take_in(self, url: WorkerUrl, wanted: Wanted) -> Worker:
+        worker_id = _id_of(url)
+        known = self._fleet.pool.get(worker_id)
+        self._fleet.apply(WorkerRegistered(url, wanted.labels or (), wanted.max_concurrency))
+        worker = self.find(worker_id)
+        if known is None:
+            _log.info("worker_registered", worker=worker_id)
+            return worker
+        if wanted.labels is not None and wanted.labels != worker.labels:
+            self._fleet.apply(LabelsSet(worker_id, wanted.labels))
+        if wanted.max_concurrency is not None and wanted.max_concurrency != worker.max_concurrency:
+            self._fleet.apply(MaxConcurrencySet(worker_id, wanted.max_concurrency))
+        return worker
+
+    async def _first_probes(self, workers: Sequence[Worker]) -> None:
+        # Cancelling who asks must not cancel the probes, which others may have joined.
+        probes = [self._prober.probe(worker) for worker in workers]
+        if probes:
+            await asyncio.wait(probes, timeout=self._first_probe_limit_s)
 
     def find(self, worker_id: WorkerId) -> Worker:
         """Give a registered worker.
@@ -109,10 +196,24 @@ class Membership:
         Returns:
             True when it is gone, False when it drains.
         """
+        if not self._is_there(worker):
+            return True
         self._fleet.apply(RemovalRequested(worker.worker_id, force=force))
-        gone = self._fleet.pool.get(worker.worker_id) is not worker
+        gone = not self._is_there(worker)
         _log.info("worker_removed" if gone else "worker_draining", worker=worker.worker_id, force=force)
         return gone
+
+    def remove_all(self, workers: Sequence[Worker], *, force: bool) -> Removal:
+        """Remove workers, each as `remove` does."""
+        gone = {worker.incarnation for worker in workers if self.remove(worker, force=force)}
+        return Removal(
+            [worker for worker in workers if worker.incarnation in gone],
+            [worker for worker in workers if worker.incarnation not in gone],
+        )
+
+    def _is_there(self, worker: Worker) -> bool:
+        """Tell whether a worker is still registered; registered anew, it is another one."""
+        return self._fleet.pool.get(worker.worker_id) is worker
 
     async def update(self, worker: Worker, change: UpdateWorker) -> None:
         """Change a worker as an operator wants it; a change that its state does not allow changes nothing.
@@ -126,7 +227,7 @@ class Membership:
         if "max_concurrency" in wanted:
             self._fleet.apply(MaxConcurrencySet(worker.worker_id, change.max_concurrency))
         if change.labels is not None:
-            self._fleet.apply(LabelsSet(worker.worker_id, _pairs(change.labels)))
+            self._fleet.apply(LabelsSet(worker.worker_id, pairs(change.labels)))
         if change.is_dead is not None:
             event = QuarantineRequested if change.is_dead else QuarantineLifted
             self._fleet.apply(event(worker.worker_id))
@@ -146,5 +247,10 @@ class Membership:
             raise Conflict(f"{worker.worker_id} is {worker.status.value}", worker_id=worker.worker_id)
 
 
-def _pairs(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def pairs(labels: Mapping[str, str]) -> Labels:
+    """Give labels as the core keeps them."""
     return tuple(sorted(labels.items()))
+
+
+def _id_of(url: WorkerUrl) -> WorkerId:
+    return WorkerId(str(url))

@@ -48,7 +48,7 @@ class Prober:
         self._rng = rng
         self._tasks = Tasks()
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._under_way: dict[WorkerId, asyncio.Task[None]] = {}
+        self._under_way: dict[int, asyncio.Task[None]] = {}
         self._early_s: dict[WorkerId, float] = {}
         self.outcomes: Counter[str] = Counter()
 
@@ -60,12 +60,12 @@ class Prober:
         await self._tasks.cancel_all()
 
     def probe(self, worker: Worker) -> asyncio.Task[None]:
-        """Probe a worker now, or join the probe of it that is under way."""
-        task = self._under_way.get(worker.worker_id)
+        """Probe a worker now, or join the probe of this registration of it that is under way."""
+        task = self._under_way.get(worker.incarnation)
         if task is None:
             task = self._tasks.spawn(self._probe(worker), name="probe")
-            self._under_way[worker.worker_id] = task
-            task.add_done_callback(lambda _: self._under_way.pop(worker.worker_id, None))
+            self._under_way[worker.incarnation] = task
+            task.add_done_callback(lambda _: self._under_way.pop(worker.incarnation, None))
         return task
 
     def forget(self, worker_id: WorkerId) -> None:
