@@ -14,6 +14,7 @@ from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstream
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.settings import Settings
 
 REPLAY_MAX_BYTES = 1000
@@ -56,12 +57,12 @@ class Told(Exchange):
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         return self.relay.hold_limit_bytes if head.field(b"x-hold") else 0
 
-    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+    def on_held(self, head: ReplyHead, body: bytes) -> Held:
         self.held.append(body)
         if head.field(b"x-hold") == b"swallow":
             self.retry()
-            return not self.go()
-        return True
+            return Held.SWALLOW if self.go() else Held.SEND
+        return Held.KEEP if head.field(b"x-hold") == b"keep" else Held.SEND
 
     def on_reply_body(self, span: bytes) -> None:
         self.replied += span

@@ -5,7 +5,7 @@ import pytest
 
 from http1.peers import eventually, soon, turns
 from proxy.world import Jobs as Asked
-from proxy.world import Ledger
+from proxy.world import Ledger, Saver
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.affinity import Pinned
 from sglang_diffusion_routing.core.limits import SchedulerLimits
@@ -41,7 +41,8 @@ class Scene:
         incarnation = self.worker.incarnation
         self.fleet.apply(ev.ProbeSucceeded(WORKER, incarnation))
         self.asked = Asked()
-        self.jobs = Jobs(self.fleet, self.asked)
+        self.saver = Saver(is_durable=True)
+        self.jobs = Jobs(self.fleet, self.asked, self.saver)
 
     @property
     def worker(self) -> Worker:

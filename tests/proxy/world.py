@@ -89,15 +89,37 @@ class Jobs:
         return self.places.get((kind, job_id))
 
 
+class Saver:
+    """Where jobs are kept, as if on a disk.
+
+    notes: (kind, id, worker, running) in order. disk_is_done: set when what was noted is kept; `flushes` counts waits.
+    """
+
+    def __init__(self, *, is_durable: bool) -> None:
+        self.is_durable = is_durable
+        self.notes: list[tuple[str, str, WorkerId, bool]] = []
+        self.disk_is_done = asyncio.Event()
+        self.flushes = 0
+
+    def note_job(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
+        self.notes.append((kind, job_id, worker.worker_id, running))
+
+    async def flush(self) -> bool:
+        self.flushes += 1
+        await self.disk_is_done.wait()
+        return True
+
+
 class World:
     """Everything of one router but its control app, which is a Unix socket that the test answers."""
 
-    def __init__(self, settings: Settings, limits: SchedulerLimits, folder: str) -> None:
+    def __init__(self, settings: Settings, limits: SchedulerLimits, folder: str, *, is_durable: bool) -> None:
         self.settings = settings
         self.fleet = Ledger(limits)
         self.jobs = Jobs()
         self.control_path = str(Path(folder) / "control")
-        self.plane = DataPlane(settings, self.fleet, self.jobs, self.jobs, self.control_path)
+        self.saver = Saver(is_durable=is_durable)
+        self.plane = DataPlane(settings, self.fleet, self.jobs, self.jobs, self.saver, self.control_path)
         self.workers: list[FakeWorker] = []
         self.clients: list[Peer] = []
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()
@@ -195,16 +217,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    workers: int = 1, *, cap: int = 2, queue: QueueLimits | None = None, **settings: Any
+    workers: int = 1, *, cap: int = 2, queue: QueueLimits | None = None, is_durable: bool = False, **settings: Any
 ) -> AsyncIterator[World]:
     """Start a data plane and its workers; at the end nothing may be left of what went through it.
 
-    cap: pieces of work that one worker holds at once, 0 for no limit.
+    cap: pieces of work that one worker holds at once, 0 for no limit. is_durable: whether jobs outlive the router.
     """
     limits = SchedulerLimits(queue=queue or QueueLimits(), max_concurrency=cap)
     with tempfile.TemporaryDirectory() as folder:
         chosen = Settings(**{"host": "127.0.0.1", "port": 0} | settings)
-        world = World(chosen, limits, folder)
+        world = World(chosen, limits, folder, is_durable=is_durable)
         async with asynccontextmanager(world._serve)():
             for _ in range(workers):
                 await world.add_worker()

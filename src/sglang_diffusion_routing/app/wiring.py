@@ -29,7 +29,7 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
-from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
 from sglang_diffusion_routing.proxy.server import DataPlane
@@ -88,7 +88,7 @@ class App:
         )
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
-        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._control.path)
+        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, _Unsaved(), self._control.path)
         self._tasks = Tasks()
 
     @property
@@ -172,6 +172,18 @@ def _scheduler_limits(settings: Settings) -> SchedulerLimits:
         queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
         max_concurrency=settings.max_concurrency_per_worker,
     )
+
+
+class _Unsaved:
+    """Keeps nothing beyond the router's own life."""
+
+    is_durable = False
+
+    def note_job(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
+        """Nothing is kept."""
+
+    async def flush(self) -> bool:
+        return True
 
 
 def build(settings: Settings) -> App:

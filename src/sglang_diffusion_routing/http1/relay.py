@@ -15,7 +15,7 @@ from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
-from sglang_diffusion_routing.http1.turns import Turns
+from sglang_diffusion_routing.http1.turns import Held, Turns
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 
 READ_AHEAD_BYTES = 65536
@@ -35,11 +35,13 @@ class Phase(Enum):
     """The reply's head has gone to the client."""
     DISCARDING = 4
     """The client is gone; the reply is awaited and dropped, for the worker is busy until then."""
-    ENDED = 5
+    KEEPING = 5
+    """The whole reply is here and waits for `let_go`; the worker has no more part in it."""
+    ENDED = 6
 
 
 # An enum's member costs 40 ns each time it is looked up by its class (Python 3.11), and a request does so 20 times.
-_WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _ENDED = Phase
+_WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _KEEPING, _ENDED = Phase
 
 
 class Exchange(Turns):
@@ -173,7 +175,9 @@ class Exchange(Turns):
 
     def _nobody_left(self) -> None:
         """Let the worker finish what it has been given whole; take back anything else (worker-side work goes on)."""
-        if self.upstream is None:
+        if self.phase is _KEEPING:
+            self._end_whole(self._reply)
+        elif self.upstream is None:
             self._cancel_connecting()
             self._end(whole=False, head=None)
         elif not self._body_done or (self.phase is _RELAYING and self._sized):
@@ -286,13 +290,25 @@ class Exchange(Turns):
             return
         raw = b"".join(self._held)
         self._held = None
-        if done and not self.on_held(head, raw):
+        fate = self.on_held(head, raw) if done else Held.SEND
+        if fate is Held.SWALLOW:
             return
-        if self.has_clients:
+        if fate is Held.KEEP and self.has_clients:
+            self.phase = _KEEPING
+            self._held = [raw]
+            self._return_upstream()
+        elif self.has_clients:
             self._pass_head(head, raw, done)
         else:
             self.phase = _DISCARDING
             self._discard(head, done)
+
+    def let_go(self) -> None:
+        """Send the reply that was kept; nothing happens when it is too late for that."""
+        head, held = self._reply, self._held
+        if self.phase is _KEEPING and head is not None and held is not None:
+            self._held = None
+            self._pass_head(head, b"".join(held), True)
 
     def _pass_head(self, head: ReplyHead, span: bytes, done: bool) -> None:
         self.phase = _RELAYING
@@ -371,6 +387,11 @@ class Exchange(Turns):
         return clients
 
     def _end_whole(self, head: ReplyHead | None) -> None:
+        self._return_upstream()
+        self._end(whole=True, head=head)
+
+    def _return_upstream(self) -> None:
+        """Let go of the worker's connection, which has given its reply whole."""
         upstream = self.upstream
         self.upstream = None
         if upstream is not None:
@@ -380,7 +401,6 @@ class Exchange(Turns):
             else:
                 # It answered before it had the whole request: what it would read next is the rest of this body.
                 upstream.close()
-        self._end(whole=True, head=head)
 
     @property
     def _upstream_name(self) -> str:

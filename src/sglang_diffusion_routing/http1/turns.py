@@ -5,9 +5,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from enum import Enum
 
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
+
+
+class Held(Enum):
+    """What becomes of a held reply that is whole."""
+
+    SEND = "send"
+    """It goes to the client now."""
+    KEEP = "keep"
+    """It goes to the client when `let_go` is called; the worker's connection is free already."""
+    SWALLOW = "swallow"
+    """It goes nowhere: another attempt is under way."""
 
 
 class Turns(ABC):
@@ -32,9 +44,9 @@ class Turns(ABC):
         """Tell up to which size this reply is to be seen whole before the client sees any of it; 0: not at all."""
         return 0
 
-    def on_held(self, head: ReplyHead, body: bytes) -> bool:
-        """A held reply is whole: True passes it on, False swallows it (another attempt is under way)."""
-        return True
+    def on_held(self, head: ReplyHead, body: bytes) -> Held:
+        """A held reply is whole: say what becomes of it."""
+        return Held.SEND
 
     def on_reply_body(self, span: bytes) -> None:
         """Bytes of a reply's body are about to go to the client."""

@@ -18,6 +18,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.routes import Route
@@ -186,13 +187,13 @@ class JobCall(Call):
         watched = self._route.job_kind != "images" and not self.head.path.endswith(b"/content")
         return STATUS_BYTES if watched and head.status == 200 and head.is_sized else 0
 
-    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+    def on_held(self, head: ReplyHead, body: bytes) -> Held:
         jobs = self._shared.jobs
         if self.head.method == b"DELETE":
             jobs.deleted(self._route.job_kind, self._route.job_id)
         elif self.head.method == b"GET":
             jobs.heard(self._route.job_kind, self._route.job_id, body)
-        return True
+        return Held.SEND
 
 
 def _unavailable(worker: Worker) -> str | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from sglang_diffusion_routing.core.jobs import status_in
-from sglang_diffusion_routing.core.work import JobStatus, Lease, Result
+from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.proxy.peek import json_string
-from sglang_diffusion_routing.proxy.ports import JobProbe, Leases
+from sglang_diffusion_routing.proxy.ports import JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.tasks import Tasks, spawn
 
 FIRST_POLL_S = 1.0
@@ -55,9 +56,10 @@ class _Job:
 class Jobs:
     """The jobs that hold a lease now, and who made what."""
 
-    def __init__(self, leases: Leases, probe: JobProbe) -> None:
+    def __init__(self, leases: Leases, probe: JobProbe, saver: JobSaver) -> None:
         self._leases = leases
         self._probe = probe
+        self._saver = saver
         self._running: dict[tuple[str, str], _Job] = {}
         self._tasks = Tasks()
 
@@ -70,10 +72,35 @@ class Jobs:
 
     def learn(self, kind: str, job_id: str, worker: Worker) -> None:
         """Remember which worker made a thing."""
-        self._leases.affinity.remember(kind, job_id, worker, self._leases.now_s())
+        self._remember(kind, job_id, worker, running=False)
 
     def watch(self, kind: str, job_id: str, lease: Lease) -> None:
-        """Keep the lease until the job has ended."""
+        """Remember which worker has begun a job, and keep the lease until the job has ended."""
+        self._remember(kind, job_id, lease.worker, running=True)
+        self._follow_from_now(kind, job_id, lease)
+
+    def adopt(self, kind: str, job_id: str, worker: Worker) -> None:
+        """Follow a job that an earlier router has left running; its owner is remembered already."""
+        self._follow_from_now(kind, job_id, self._leases.adopt(worker, WorkSpec(route=kind, creates_job=True)))
+
+    def save_then(self, act: Callable[[], None]) -> bool:
+        """Call `act` when all that was remembered is on disk, or cannot be brought there; False: there is no disk."""
+        if not self._saver.is_durable:
+            return False
+        self._tasks.spawn(self._save(act), name="save-job")
+        return True
+
+    async def _save(self, act: Callable[[], None]) -> None:
+        try:
+            await self._saver.flush()
+        finally:
+            act()
+
+    def _remember(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
+        self._leases.affinity.remember(kind, job_id, worker, self._leases.now_s())
+        self._saver.note_job(kind, job_id, worker, running=running)
+
+    def _follow_from_now(self, kind: str, job_id: str, lease: Lease) -> None:
         job = _Job(self._leases, kind, job_id, lease)
         lease.holder = job
         self._running[kind, job_id] = job
@@ -94,6 +121,9 @@ class Jobs:
     async def _follow(self, job: _Job) -> None:
         try:
             await self._until_ended(job)
+            if self._running.get((job.kind, job.job_id)) is job:
+                # Not when the router ends: then the job goes on.
+                self._saver.note_job(job.kind, job.job_id, job.worker, running=False)
         finally:
             if self._running.get((job.kind, job.job_id)) is job:
                 del self._running[job.kind, job.job_id]

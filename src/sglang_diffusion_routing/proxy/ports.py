@@ -27,11 +27,30 @@ class Leases(Protocol):
     def acquire(self, spec: WorkSpec, waiter: Waiter) -> Lease | Ticket:
         """Take a lease or a place in the queue; raises `QueueFull`, `NoRoutableWorker`, `NoCapableWorker`."""
 
+    def adopt(self, worker: Worker, spec: WorkSpec) -> Lease:
+        """Take a lease for work that is on the worker already."""
+
     def abandon(self, ticket: Ticket) -> None:
         """Leave the queue."""
 
     def release(self, lease: Lease, result: Result, status: int = 0) -> None:
         """End a lease, once. status: of the worker's reply, 0 when there was none."""
+
+
+class JobSaver(Protocol):
+    """Remembers jobs beyond the router's own life.
+
+    is_durable: whether there is such a memory, so that waiting for it makes sense.
+    """
+
+    @property
+    def is_durable(self) -> bool: ...
+
+    def note_job(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
+        """Keep who made a thing, and whether it still works on it; returns at once."""
+
+    async def flush(self) -> bool:
+        """Return when all that was noted is kept; False when it is not after a few seconds."""
 
 
 class JobLocator(Protocol):

@@ -7,6 +7,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.proxy.terms import MIN_VERSION
 
 _Key = tuple[bytes, bytes | None]
 
@@ -27,11 +28,7 @@ class Repeats:
         first = self._running.get(_key(head))
         if first is None:
             return None
-        if (first.head.method, first.head.target, first.head.content_length) != (
-            head.method,
-            head.target,
-            head.content_length,
-        ):
+        if _what(first.head) != _what(head):
             raise IdempotencyKeyReused
         joined = first.join(downstream)
         if joined is None:
@@ -49,6 +46,10 @@ class Repeats:
         key = _key(exchange.head)
         if self._running.get(key) is exchange:
             del self._running[key]
+
+
+def _what(head: RequestHead) -> tuple[object, ...]:
+    return head.method, head.target, head.content_length, head.router_fields.get(MIN_VERSION)
 
 
 def _key(head: RequestHead) -> _Key:

@@ -22,7 +22,7 @@ from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.jobs import Jobs
-from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, Leases
+from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.proxy.work import Work
@@ -40,7 +40,13 @@ class DataPlane:
     """One listener with all that stands behind it."""
 
     def __init__(
-        self, settings: Settings, leases: Leases, locator: JobLocator, probe: JobProbe, control_path: str
+        self,
+        settings: Settings,
+        leases: Leases,
+        locator: JobLocator,
+        probe: JobProbe,
+        saver: JobSaver,
+        control_path: str,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._upstreams = Upstreams(
@@ -50,7 +56,7 @@ class DataPlane:
             max_head_bytes=settings.max_head_bytes,
             allowed=AllowList.parse(settings.allow_worker),
         )
-        self.jobs = Jobs(leases, probe)
+        self.jobs = Jobs(leases, probe, saver)
         self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
         self._connections: set[DownstreamConnection] = set()

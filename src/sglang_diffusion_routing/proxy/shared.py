@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from sglang_diffusion_routing.core.retry import RetryLimits
@@ -23,7 +24,10 @@ class JobKeeper(Protocol):
         """A reply named a new thing that this worker has made."""
 
     def watch(self, kind: str, job_id: str, lease: Lease) -> None:
-        """The lease is the keeper's from now on; it ends with the job."""
+        """The lease's worker has begun a job: the lease is the keeper's from now on, and ends with the job."""
+
+    def save_then(self, act: Callable[[], None]) -> bool:
+        """Call `act` when all that was learnt will outlive the router, or after a few seconds; False: act now."""
 
     def heard(self, kind: str, job_id: str, body: bytes) -> None:
         """A client has asked for a job's status; this is what the worker said."""

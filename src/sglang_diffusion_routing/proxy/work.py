@@ -19,11 +19,13 @@ from sglang_diffusion_routing.http1.relay import READ_AHEAD_BYTES, Exchange, Pha
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
+from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
+from sglang_diffusion_routing.proxy.terms import group, min_version
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
 from sglang_diffusion_routing.settings import OnDisconnect
 
@@ -33,8 +35,6 @@ LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
-GROUP = b"x-sglang-router-group"
-"""Names the group that a request belongs to, such as all samples of one prompt."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
@@ -56,6 +56,7 @@ class Work(Exchange):
     _sent_s = 0.0
     _queued_s = 0.0
     _weight_version = b""
+    _updates = 0
     _status = 0
     _result: Result | None = None
     _looked: bytes | None = None
@@ -116,7 +117,7 @@ class Work(Exchange):
         body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
         size_kib = (head.size_bytes + body_bytes + 1023) // 1024
         queue_timeout_s = shared.settings.queue_timeout_s
-        if queue_timeout_s is not None or self._model is not None or self._avoid or self._is_named:
+        if queue_timeout_s is not None or self._model is not None or self._avoid or self._is_particular:
             deadline_s = None if queue_timeout_s is None else shared.leases.now_s() + queue_timeout_s
             return self._make_spec(size_kib, deadline_s)
         key = (self._route.name, size_kib)
@@ -126,9 +127,9 @@ class Work(Exchange):
         return spec
 
     @property
-    def _is_named(self) -> bool:
-        """Whether the client has a name for this request, by which it may be dropped from the queue."""
-        return self.head.request_id is not None or GROUP in self.head.router_fields
+    def _is_particular(self) -> bool:
+        """Whether the client has a name for this request, by which it may be dropped from the queue, or terms."""
+        return self.head.request_id is not None or bool(self.head.router_fields)
 
     def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
         route = self._route
@@ -141,8 +142,10 @@ class Work(Exchange):
             size_bytes=size_kib * 1024,
             deadline_s=deadline_s,
             avoid=self._avoid,
+            # Reads generate nothing, so no weights matter to them.
+            min_version=None if route.safe else min_version(self.head),
             request_id=(self.head.request_id or b"").decode("latin-1"),
-            group=self.head.router_fields.get(GROUP, b"").decode("latin-1"),
+            group=group(self.head),
         )
 
     def granted(self, lease: Lease) -> None:
@@ -159,6 +162,7 @@ class Work(Exchange):
         self._lease = lease
         self._worker = lease.worker
         self._weight_version = version_field(lease.worker.weight_version)
+        self._updates = lease.worker.updates
         self._queued_s += lease.queued_s
         self._fresh_only = False
         lease.holder = self
@@ -206,7 +210,8 @@ class Work(Exchange):
         return b"%bx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n" % (
             worker_line(worker.worker_id),
             self._queued_s * 1000,
-            self._weight_version,
+            # Other weights came while it was at work: nobody can say which ones made this.
+            self._weight_version if worker.updates == self._updates else b"unknown",
         )
 
     def relocated(self, head: ReplyHead) -> bytes:
@@ -220,28 +225,29 @@ class Work(Exchange):
             return JOB_REPLY_BYTES
         return 0
 
-    def on_held(self, head: ReplyHead, body: bytes) -> bool:
+    def on_held(self, head: ReplyHead, body: bytes) -> Held:
         if head.status < 300:
             # For an HTTP/1.0 client the chunks are decoded already.
-            self._keep_job(decoded(body) if head.chunked and not self.head.http_10 else body)
-            return True
+            return self._hand_over_job(decoded(body) if head.chunked and not self.head.http_10 else body)
         self._result = result_of(head.status, body)
         if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
-            return True
+            return Held.SEND
         if not may_retry(Failure.ASLEEP, len(self._killed), self._shared.retry_limits):
-            return True
+            return Held.SEND
         self._try_elsewhere(self._result, head.status, None)
-        return False
+        return Held.SWALLOW
 
-    def _keep_job(self, body: bytes) -> None:
+    def _hand_over_job(self, body: bytes) -> Held:
+        """Let a new job keep the lease, and the client know of the job when its owner cannot be forgotten any more."""
         kind = self._route.creates
         lease = self._lease
         job_id = json_string(body, "id", "video_id", "job_id")
         if kind is None or lease is None or not job_id:
-            return
-        self._shared.jobs.learn(kind, job_id, lease.worker)
+            return Held.SEND
         self._lease = None
+        self._cancel_timer()
         self._shared.jobs.watch(kind, job_id, lease)
+        return Held.KEEP if self._shared.jobs.save_then(self.let_go) else Held.SEND
 
     def on_reply_body(self, span: bytes) -> None:
         if self._looked is None:

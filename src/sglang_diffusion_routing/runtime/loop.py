@@ -78,6 +78,10 @@ class Fleet:
         """
         return self.scheduler.acquire(spec, waiter, self.now_s())
 
+    def adopt(self, worker: Worker, spec: WorkSpec) -> Lease:
+        """Take a lease for work that is on the worker already, as of a job that outlived an earlier router."""
+        return self.scheduler.adopt(worker, spec, self.now_s())
+
     def abandon(self, ticket: Ticket) -> None:
         """Leave the queue. A lease that was granted but not yet handed over goes back."""
         self.scheduler.abandon(ticket)
