@@ -80,6 +80,19 @@ def _code(error: sqlite3.Error) -> int:
     return error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0
 
 
+def make_directory(path: Path) -> None:
+    """Make the directory of a state file, for its user alone.
+
+    Raises:
+        StateUnusable: something else is in its place.
+        OSError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StateUnusable(str(path), f"cannot be made: {path.parent} is no directory") from None
+
+
 def _make(path: Path) -> None:
     """Make an empty file that only this user can read, or see that what is there is a file."""
     # No exclusive creation: the lock beside it says already that nobody else makes it.
@@ -147,7 +160,8 @@ def faults_of(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         match _code(error):
-            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            # A plain error is a statement that the schema does not fit.
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_ERROR:
                 raise StateCorrupt(str(path), f"is damaged ({error})") from None
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 raise StateInUse(str(path), None) from None

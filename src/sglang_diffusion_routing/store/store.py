@@ -17,7 +17,7 @@ from sglang_diffusion_routing.core.weights import Group
 from sglang_diffusion_routing.store.batch import Batch
 from sglang_diffusion_routing.store.file import StateFile
 from sglang_diffusion_routing.store.lock import Lock
-from sglang_diffusion_routing.store.opening import faults_of, reason_of
+from sglang_diffusion_routing.store.opening import faults_of, make_directory, reason_of
 from sglang_diffusion_routing.store.saved import Saved, SavedJob, SavedRefit, SavedWorker
 
 Ending = TypeVar("Ending")
@@ -81,7 +81,7 @@ class Store:
         """
         path = path.resolve()
         with faults_of(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(path)
             lock = Lock.take(path)
         try:
             file = StateFile(path, job_cap, time.time())
