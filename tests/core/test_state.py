@@ -10,17 +10,30 @@ pytestmark = pytest.mark.core
 
 # Rows are phases, columns are triggers. A cell gives the next phase ("=" for the same) and the fate; "." is a conflict.
 ASKED = """
-phase           | hold         | refit         | refit now      | sleep         | remove         | force remove | wake
-active          | d.hold:begun | d.refit:begun | updating:begun | d.sleep:begun | d.remove:begun | removed:done | =:done
-draining.hold   | =:joined     | d.refit:begun | updating:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
-draining.refit  | .            | =:joined      | updating:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
-draining.sleep  | .            | .             | .              | =:joined      | d.remove:begun | removed:done | active:done
-draining.remove | .            | .             | .              | .             | =:joined       | removed:done | active:done
-updating        | =:waits      | =:joined      | =:joined       | =:waits       | =:waits        | removed:done | =:waits
-releasing       | =:waits      | =:waits       | =:waits        | =:joined      | =:waits        | removed:done | =:waits
-sleeping        | .            | .             | .              | =:done        | removed:done   | removed:done | resuming:begun
-resuming        | =:waits      | =:waits       | =:waits        | =:waits       | =:waits        | removed:done | =:joined
-removed         | .            | .             | .              | .             | .              | .            | .
+phase           | hold         | refit         | sleep         | remove         | force remove | wake
+active          | d.hold:begun | d.refit:begun | d.sleep:begun | d.remove:begun | removed:done | =:done
+draining.hold   | =:joined     | d.refit:begun | d.sleep:begun | d.remove:begun | removed:done | active:done
+draining.refit  | .            | =:joined      | d.sleep:begun | d.remove:begun | removed:done | active:done
+draining.sleep  | .            | .             | =:joined      | d.remove:begun | removed:done | active:done
+draining.remove | .            | .             | .             | =:joined       | removed:done | active:done
+updating        | =:waits      | =:joined      | =:waits       | =:waits        | removed:done | =:waits
+releasing       | =:waits      | =:waits       | =:joined      | =:waits        | removed:done | =:waits
+sleeping        | .            | .             | =:done        | removed:done   | removed:done | resuming:begun
+resuming        | =:waits      | =:waits       | =:waits       | =:waits        | removed:done | =:joined
+removed         | .            | .             | .             | .              | .            | .
+"""
+REFIT_NOW = """
+phase           | refit now
+active          | updating:begun
+draining.hold   | updating:begun
+draining.refit  | updating:begun
+draining.sleep  | .
+draining.remove | .
+updating        | =:joined
+releasing       | =:waits
+sleeping        | .
+resuming        | =:waits
+removed         | .
 """
 HAPPENED = """
 phase           | drained        | drain expired  | found asleep  | found awake
@@ -68,7 +81,7 @@ def cells(grid: str) -> dict[tuple[Phase, Trigger], tuple[Phase, Fate] | None]:
     return read
 
 
-CELLS = cells(ASKED) | cells(HAPPENED) | cells(ENDED)
+CELLS = cells(ASKED) | cells(REFIT_NOW) | cells(HAPPENED) | cells(ENDED)
 
 
 def test_the_grids_have_a_cell_for_every_phase_and_every_trigger() -> None:

@@ -292,12 +292,14 @@ class CommandRefused:
     """The worker said no; `success: false` in a 200 counts.
 
     unchanged: of a refit, whether its checksums are as before; None if nobody could tell.
+    differs: of a resync without a target, whether it was seen to have other weights than its peers.
     """
 
     worker_id: WorkerId
     command_id: int
     reason: str
     unchanged: bool | None = None
+    differs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,13 +155,6 @@ class Mending(Transitions):
         self._renew(worker)
         self._judge(worker)
 
-    def _resync_refused(self, worker: Worker, order: Order, why: str, now_s: float, *, unchanged: bool) -> None:
-        if not unchanged:
-            worker.loaded = Unversioned.SUSPECT
-        elif order.version is None and worker.loaded is Unversioned.UNCHECKED:
-            worker.loaded = Unversioned.OTHER
-        self._put_off(worker, why, now_s)
-
     def _put_off(self, worker: Worker, why: str, now_s: float) -> None:
         """Wait before the next resync of a worker."""
         wait_s = min(RESYNC_FIRST_S * float(2 ** min(worker.resync_failures, 16)), RESYNC_LAST_S)

@@ -352,10 +352,14 @@ class Pool(Mending):
                 self._resynced(worker, order)
             case ev.CommandSucceeded() if order.version is not None:
                 self._load(worker, order.version, order.refit_id)
-            case ev.CommandRefused(reason=reason, unchanged=unchanged) if order.resync:
-                self._resync_refused(worker, order, reason, now_s, unchanged=unchanged is True)
-            case ev.CommandLost(reason=reason) if order.resync:
-                self._resync_refused(worker, order, reason, now_s, unchanged=False)
+            case ev.CommandRefused(reason=reason, differs=True) if order.resync and order.version is None:
+                worker.loaded = Unversioned.OTHER
+                self._put_off(worker, reason, now_s)
+            case ev.CommandRefused(reason=reason, unchanged=True) if order.resync:
+                self._put_off(worker, reason, now_s)
+            case ev.CommandRefused(reason=reason) | ev.CommandLost(reason=reason) if order.resync:
+                worker.loaded = Unversioned.SUSPECT
+                self._put_off(worker, reason, now_s)
             case ev.CommandRefused(unchanged=True):
                 pass
             case _:

@@ -35,10 +35,12 @@ class StepKind(Enum):
     UNMERGE_LORA = "unmerge_lora"
     REPORTED = "reported"
     """The trainer gave the weights to the engines itself and told the router."""
+    FORGOTTEN = "forgotten"
+    """Steps that were too many to keep."""
 
 
 _LORA = frozenset({StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
-_UNREPEATABLE = frozenset({StepKind.TENSOR, StepKind.REPORTED})
+_UNREPEATABLE = frozenset({StepKind.TENSOR, StepKind.REPORTED, StepKind.FORGOTTEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,8 @@ class Recipe:
                 return f"weights {step.version!r} came as tensors, which cannot be sent again"
             if step.kind is StepKind.REPORTED:
                 return f"weights {step.version!r} did not come through the router"
-        if len(steps) > STEPS_MAX or sum(len(step.body) for step in steps) > BYTES_MAX:
-            return f"more than {STEPS_MAX} steps, or {BYTES_MAX} bytes, have come since the last whole checkpoint"
+            if step.kind is StepKind.FORGOTTEN:
+                return f"more than {STEPS_MAX} steps, or {BYTES_MAX} bytes, have come since the last whole checkpoint"
         return None
 
     @property
@@ -153,7 +155,7 @@ class Recipe:
         return self.obstacle_for(None)
 
     def bounded(self) -> Recipe:
-        """Give the recipe as it is kept: what is too long to be replayed keeps the steps that say so, and no bodies."""
-        if len(self.steps) <= STEPS_MAX + 1 and sum(len(step.body) for step in self.steps) <= BYTES_MAX:
+        """Give the recipe as it is kept: of one that is too long only that is remembered."""
+        if len(self.steps) <= STEPS_MAX and sum(len(step.body) for step in self.steps) <= BYTES_MAX:
             return self
-        return Recipe(tuple(replace(step, body=b"") for step in self.steps[-(STEPS_MAX + 1) :]))
+        return Recipe((Step(StepKind.FORGOTTEN, self.steps[-1].version, ""),))
