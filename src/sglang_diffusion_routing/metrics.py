@@ -54,6 +54,12 @@ CONTROL_CALLS = Declared(
     "sgld_router_control_calls_total", Kind.COUNTER, "calls on workers by how they ended", ("ended",)
 )
 REFITS = Declared("sgld_router_refits_total", Kind.COUNTER, "fleet transactions by outcome", ("outcome",))
+RESYNCS = Declared(
+    "sgld_router_resyncs_total",
+    Kind.COUNTER,
+    "workers that were looked at, and sent what they had missed, by outcome: checked had the right weights already",
+    ("outcome",),
+)
 REQUESTS = Declared(
     "sgld_router_requests_total",
     Kind.COUNTER,

@@ -1,8 +1,21 @@
 import pytest
 
 from sglang_diffusion_routing.api.views import BATCH, view, view_all
-from sglang_diffusion_routing.core.events import LabelsSet, MaxConcurrencySet, QuarantineRequested, SleepRequested
-from sglang_diffusion_routing.core.work import Lease, Needs, WorkSpec
+from sglang_diffusion_routing.core.events import (
+    CapabilityLearned,
+    CommandSucceeded,
+    HoldRequested,
+    LabelsSet,
+    MaxConcurrencySet,
+    ProbeSucceeded,
+    QuarantineRequested,
+    SleepRequested,
+    WorkerDied,
+    WorkerRegistered,
+    WorkerRestarted,
+)
+from sglang_diffusion_routing.core.work import Lease, Needs, Result, WorkSpec
+from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from support.fleet import RecordingFleet
 
 pytestmark = pytest.mark.core
@@ -31,6 +44,7 @@ async def test_a_worker_shows_its_work() -> None:
         "consecutive_failures": 0,
         "video_support": True,
         "status": "active",
+        "reason": "",
         "state": "active",
         "health": "healthy",
         "weight_version": "0",
@@ -52,6 +66,47 @@ async def test_a_worker_shows_its_state_and_its_health() -> None:
     fleet.apply(QuarantineRequested(worker.worker_id))
     shown = view(worker, fleet.scheduler)
     assert (shown.is_dead, shown.health, shown.status, shown.state) == (True, "quarantined", "quarantined", "releasing")
+
+
+async def test_a_worker_says_why_it_gets_no_work() -> None:
+    fleet = RecordingFleet()
+    parsed = WorkerUrl.parse("http://a:1")
+    fleet.apply(WorkerRegistered(parsed))
+    worker = fleet.pool.workers[WorkerId(str(parsed))]
+
+    def why() -> str:
+        return view(worker, fleet.scheduler).reason
+
+    assert why() == "it has not answered a probe yet"
+    fleet.join("http://a:1")
+    lease = fleet.acquire(WorkSpec(), Client())
+    assert isinstance(lease, Lease)
+    for asked, said in (
+        (HoldRequested(worker.worker_id), "an operator holds it"),
+        (SleepRequested(worker.worker_id), "it is put to sleep once its work has ended"),
+    ):
+        fleet.apply(asked)
+        assert why() == said
+    fleet.release(lease, Result.OK, 200)
+    assert why() == "it is being put to sleep"
+    assert worker.command_id is not None
+    fleet.apply(CommandSucceeded(worker.worker_id, worker.command_id))
+    assert why() == "it sleeps"
+    fleet.apply(QuarantineRequested(worker.worker_id))
+    assert why() == "an operator has quarantined it"
+
+
+async def test_a_worker_whose_weights_are_looked_at_says_so() -> None:
+    fleet = RecordingFleet()
+    worker, _ = fleet.join("http://a:1"), fleet.join("http://b:1")
+    fleet.apply(WorkerRestarted(worker.worker_id, worker.incarnation))
+    fleet.apply(CapabilityLearned(worker.worker_id, worker.incarnation, Capability(("T2I",), ("m",), learned=True)))
+    fleet.apply(ProbeSucceeded(worker.worker_id, worker.incarnation))
+    shown = view(worker, fleet.scheduler)
+    assert (shown.status, shown.reason) == ("updating", "it is compared with what its peers started with")
+    fleet.apply(WorkerDied(worker.worker_id, worker.incarnation, "it died"))
+    shown = view(worker, fleet.scheduler)
+    assert (shown.status, shown.reason) == ("quarantined", "it failed, and is back when a probe succeeds")
 
 
 async def test_all_are_shown_in_order_however_many() -> None:

@@ -24,7 +24,7 @@ async def test_every_declared_metric_has_a_sample_and_labels_of_the_declared_num
         counters.requests["rollout"][2] = 5
         counters.requests["rollout"][0] = 1
         counters.refusals["queue_full"] = 2
-        samples = reader(fleet, counters, run.api, run.prober, run.sentinels, run.refitter)()
+        samples = reader(fleet, counters, run.api, run.prober, run.sentinels, run.refitter, run.resyncer)()
     assert set(samples) == {value for value in vars(metrics).values() if isinstance(value, Declared)}
     rows = {declared: list(found) for declared, found in samples.items()}
     assert all(len(labels) == len(declared.labels) for declared, found in rows.items() for labels, _ in found)

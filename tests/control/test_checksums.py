@@ -1,114 +1,247 @@
 import asyncio
+from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
-from sglang_diffusion_routing.control.checksums import VERSIONS_MAX, Baselines
+from sglang_diffusion_routing.control.checksums import ADAPTERS, ASKED_MAX, Baselines
 from sglang_diffusion_routing.control.worker_api import WorkerApi
+from sglang_diffusion_routing.core.events import (
+    ChecksumsRead,
+    CommandSucceeded,
+    RefitClosed,
+    RefitOpened,
+    RefitRequested,
+    WorkerRestarted,
+)
+from sglang_diffusion_routing.core.refit import Mode, StepKind, step_of
 from sglang_diffusion_routing.core.weights import Unversioned
-from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
+from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
+from support.fleet import RecordingFleet
+from support.running import eventually
 
 pytestmark = pytest.mark.core
 BASE = Unversioned.BASE
+numbers = count(1)
 
 
-class Sums(WorkerApi):
-    """Answers checksums from memory."""
+@dataclass
+class Workers(WorkerApi):
+    """Answers from memory.
 
-    def __init__(self) -> None:
-        self.given: dict[str, str] | None = {"transformer": "t1", "vae": "v1"}
-        self.asked = 0
-        self.hold: asyncio.Event | None = None
+    sums, loras: what each says, by URL; a worker without an entry says what `usual` is.
+    """
+
+    usual: dict[str, str] | None = field(default_factory=lambda: {"transformer": "t1", "vae": "v1"})
+    sums: dict[str, dict[str, str] | None] = field(default_factory=dict)
+    loras: dict[str, str | None] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    hold: asyncio.Event | None = None
 
     async def checksums(self, url: WorkerUrl, timeout_s: float) -> dict[str, str] | None:
-        self.asked += 1
+        self.asked.append(str(url))
         if self.hold is not None:
             await self.hold.wait()
-        return self.given
+        return self.sums.get(str(url), self.usual)
+
+    async def adapters(self, url: WorkerUrl, timeout_s: float) -> str | None:
+        return self.loras.get(str(url), "")
 
 
 @pytest.fixture
-def worker() -> Worker:
-    return Worker(WorkerId("http://a:1"), WorkerUrl.parse("http://a:1"), 1, 0.0)
+def api() -> Workers:
+    return Workers()
 
 
 @pytest.fixture
-def sums() -> Sums:
-    return Sums()
+async def fleet() -> RecordingFleet:
+    return RecordingFleet()
 
 
 @pytest.fixture
-def baselines(sums: Sums) -> Baselines:
-    return Baselines(sums, 5.0)
+def baselines(fleet: RecordingFleet, api: Workers) -> Baselines:
+    return Baselines(fleet, api, call_limit_s=5.0)
 
 
-async def test_one_worker_is_asked_for_what_many_have(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    for _ in range(3):
-        await baselines.take_first(worker, "g")
-    assert sums.asked == 1
-    await baselines.take_first(worker, "another group")
-    assert sums.asked == 2
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
-async def test_nobody_waits_for_another_workers_answer(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    sums.hold = asyncio.Event()
-    first = asyncio.ensure_future(baselines.take_first(worker, "g"))
-    await asyncio.sleep(0)
-    await baselines.take_first(worker, "g")
-    assert (first.done(), sums.asked) == (False, 1)
-    sums.hold.set()
-    await first
+def refit(fleet: RecordingFleet, version: str, *workers: Worker) -> None:
+    """Have workers loaded with `version` by one refit."""
+    step = step_of(StepKind.DISK, version, "/update_weights_from_disk", body=b'{"model_path":"x"}')
+    refit_id = f"refit-{next(numbers)}"
+    fleet.apply(RefitOpened(frozenset({"m"}), refit_id, version, Mode.DRAIN, step))
+    for worker in workers:
+        fleet.apply(RefitRequested(worker.worker_id, refit_id, version))
+        assert worker.command_id is not None
+        fleet.apply(CommandSucceeded(worker.worker_id, worker.command_id))
+    fleet.apply(RefitClosed(refit_id))
 
 
-async def test_the_same_transformers_are_the_same_weights(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    await baselines.take_first(worker, "g")
-    sums.given = {"transformer": "t1", "vae": "changed"}
-    assert await baselines.still_holds(worker, "g", BASE) is True
-    sums.given = {"transformer": "t2", "vae": "v1"}
-    assert await baselines.still_holds(worker, "g", BASE) is False
-
-
-async def test_without_transformers_everything_counts(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    sums.given = {"unet": "u1"}
-    await baselines.take_first(worker, "g")
-    assert await baselines.still_holds(worker, "g", BASE) is True
-    sums.given = {"unet": "u2"}
-    assert await baselines.still_holds(worker, "g", BASE) is False
-
-
-async def test_what_nobody_knows_proves_nothing(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    assert await baselines.still_holds(worker, "g", BASE) is None
-    await baselines.take_first(worker, "g")
-    sums.given = None
-    assert await baselines.still_holds(worker, "g", BASE) is None
-    worker.loaded = Unversioned.SUSPECT
-    await baselines.take_first(worker, "h")
-    assert await baselines.still_holds(worker, "h", Unversioned.SUSPECT) is None
-
-
-async def test_a_check_waits_for_the_answer_that_is_on_its_way(
-    baselines: Baselines, sums: Sums, worker: Worker
+async def test_one_worker_is_asked_for_what_many_have(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
 ) -> None:
-    sums.hold = asyncio.Event()
-    first = asyncio.ensure_future(baselines.take_first(worker, "g"))
-    await asyncio.sleep(0)
-    check = asyncio.ensure_future(baselines.still_holds(worker, "g", BASE))
-    await asyncio.sleep(0)
-    sums.hold.set()
+    for number in range(3):
+        await baselines.take_first(fleet.join(f"http://w:{number + 1}"), "m")
+    assert api.asked == ["http://w:1"]
+    assert fleet.pool.ledger.expected("m", BASE) == {"transformer": "t1"}
+
+
+async def test_nobody_waits_for_another_workers_answer(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
+    api.hold = asyncio.Event()
+    first = asyncio.ensure_future(baselines.take_first(one, "m"))
+    await settle()
+    await baselines.take_first(other, "m")
+    assert (first.done(), api.asked) == (False, ["http://w:1"])
+    api.hold.set()
     await first
-    assert await check is True
 
 
-async def test_a_version_that_is_loaded_again_is_asked_again(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    await baselines.take_new(worker, "g", "v1")
-    baselines.forget("g", "v1")
-    sums.given = {"transformer": "other"}
-    await baselines.take_new(worker, "g", "v1")
-    assert await baselines.still_holds(worker, "g", "v1") is True
-    assert sums.asked == 3
+async def test_the_same_transformers_are_the_same_weights(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    worker = fleet.join("http://w:1")
+    await baselines.take_first(worker, "m")
+    api.usual = {"transformer": "t1", "vae": "changed"}
+    assert await baselines.still_holds(worker, "m", BASE) is True
+    api.usual = {"transformer": "t2", "vae": "v1"}
+    assert await baselines.still_holds(worker, "m", BASE) is False
 
 
-async def test_old_versions_are_forgotten(baselines: Baselines, sums: Sums, worker: Worker) -> None:
-    for n in range(VERSIONS_MAX + 1):
-        await baselines.take_new(worker, "g", str(n))
-    assert await baselines.still_holds(worker, "g", "0") is None
-    assert await baselines.still_holds(worker, "g", "1") is True
+async def test_without_transformers_everything_counts(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    worker = fleet.join("http://w:1")
+    api.usual = {"unet": "u1", "vae": "v1"}
+    await baselines.take_first(worker, "m")
+    api.usual = {"unet": "u1", "vae": "v2"}
+    assert await baselines.still_holds(worker, "m", BASE) is False
+
+
+async def test_adapters_that_no_checksum_shows_count_as_one(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    worker = fleet.join("http://w:1")
+    plain = await baselines.read(worker)
+    api.loras = {"http://w:1": '{"transformer":[{"strength":1.0}]}'}
+    strong = await baselines.read(worker)
+    api.loras = {"http://w:1": '{"transformer":[{"strength":0.5}]}'}
+    weak = await baselines.read(worker)
+    assert plain == {"transformer": "t1"}
+    assert (strong is not None and set(strong), weak is not None and set(weak)) == ({"transformer", ADAPTERS},) * 2
+    assert strong != weak
+    api.loras = {"http://w:1": None}
+    assert await baselines.read(worker) is None
+
+
+async def test_what_nobody_knows_proves_nothing(fleet: RecordingFleet, baselines: Baselines, api: Workers) -> None:
+    worker = fleet.join("http://w:1")
+    assert await baselines.still_holds(worker, "m", BASE) is None
+    await baselines.take_first(worker, "m")
+    for unsaid in (None, {}):
+        api.usual = unsaid
+        assert await baselines.still_holds(worker, "m", BASE) is None
+
+
+async def test_a_worker_without_the_route_leaves_no_baseline(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    api.usual = {}
+    await baselines.take_first(fleet.join("http://w:1"), "m")
+    assert fleet.pool.ledger.expected("m", BASE) is None
+
+
+async def test_a_worker_of_which_nothing_is_known_is_not_asked(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    fleet.join("http://w:2")
+    worker = fleet.join("http://w:1")
+    fleet.apply(WorkerRestarted(worker.worker_id, worker.incarnation))
+    assert worker.loaded is Unversioned.UNCHECKED
+    await baselines.take_first(worker, "m")
+    assert api.asked == []
+
+
+async def test_new_weights_are_read_in_the_background(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
+    api.hold = asyncio.Event()
+    baselines.take_new(one, "m", "v1")
+    refit(fleet, "v1", one)
+    baselines.take_new(other, "m", "v1")
+    check = asyncio.ensure_future(baselines.expected("m", "v1"))
+    await settle()
+    assert (api.asked, check.done()) == (["http://w:1"], False)
+    api.hold.set()
+    assert await check == {"transformer": "t1"}
+
+
+async def test_a_version_that_is_loaded_again_is_asked_again(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    worker = fleet.join("http://w:1")
+    for number in (1, 2):
+        api.usual = {"transformer": f"t{number}"}
+        baselines.take_new(worker, "m", "v1")
+        refit(fleet, "v1", worker)
+        assert await baselines.expected("m", "v1") == {"transformer": f"t{number}"}
+
+
+async def test_an_answer_from_before_another_change_is_dropped(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    worker = fleet.join("http://w:1")
+    api.hold = asyncio.Event()
+    baselines.take_new(worker, "m", "v1")
+    refit(fleet, "v1", worker)
+    await settle()
+    fleet.apply(WorkerRestarted(worker.worker_id, worker.incarnation))
+    api.hold.set()
+    assert await baselines.expected("m", "v1") is None
+
+
+async def test_another_worker_is_asked_where_the_first_does_not_answer(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
+    api.sums["http://w:1"] = None
+    baselines.take_new(one, "m", "v1")
+    refit(fleet, "v1", one, other)
+    assert await baselines.expected("m", "v1") == {"transformer": "t1"}
+    assert api.asked == ["http://w:1", "http://w:2"]
+
+
+async def test_workers_that_have_it_are_asked_when_it_is_needed(
+    fleet: RecordingFleet, baselines: Baselines, api: Workers
+) -> None:
+    assert await baselines.learn("m", BASE) is None
+    api.usual = None
+    for number in range(ASKED_MAX + 1):
+        fleet.join(f"http://w:{number + 1}")
+    assert await baselines.learn("m", BASE) is None
+    assert len(api.asked) == ASKED_MAX
+    api.usual = {"transformer": "t1"}
+    assert await baselines.learn("m", BASE) == {"transformer": "t1"}
+    assert await baselines.learn("m", BASE) == {"transformer": "t1"}
+    assert len(api.asked) == ASKED_MAX + 1
+
+
+async def test_closing_ends_what_nobody_waits_for(fleet: RecordingFleet, baselines: Baselines, api: Workers) -> None:
+    worker = fleet.join("http://w:1")
+    api.hold = asyncio.Event()
+    baselines.take_new(worker, "m", "v1")
+    refit(fleet, "v1", worker)
+    await settle()
+    await baselines.aclose()
+
+    async def others() -> int:
+        return len(asyncio.all_tasks()) - 1
+
+    await eventually(others, lambda count: count == 0)
+    assert not [event for event in fleet.events if isinstance(event, ChecksumsRead)]

@@ -14,6 +14,7 @@ from sglang_diffusion_routing.control.lists import Lists
 from sglang_diffusion_routing.control.membership import Membership
 from sglang_diffusion_routing.control.memory import Memory
 from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.metrics import Samples
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.settings import Settings
@@ -32,6 +33,7 @@ class ControlPlane:
     memory: Memory
     broadcast: Broadcast
     refitter: Refitter
+    weights: Weights
     gate: Gate
     lists: Lists
     samples: Callable[[], Samples]

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterable
 
 from sglang_diffusion_routing.core.scheduler import Scheduler
-from sglang_diffusion_routing.core.state import Health, WorkerState
-from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.core.state import Health, Intent, WorkerState
+from sglang_diffusion_routing.core.worker import Worker, WorkerStatus
 from sglang_diffusion_routing.schemas import WorkerView
 
 BATCH = 100
@@ -29,6 +29,7 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
         consecutive_failures=worker.vitals.failures,
         video_support=capability.makes_video,
         status=worker.status.value,
+        reason=reason(worker),
         state=worker.state.value,
         health=worker.health.value,
         weight_version=worker.weight_version,
@@ -40,6 +41,36 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
         speed=None,
         labels=dict(worker.labels),
     )
+
+
+_WHY_IT_DRAINS = {
+    Intent.HOLD: "an operator holds it",
+    Intent.REFIT: "it gets other weights once its work has ended",
+    Intent.SLEEP: "it is put to sleep once its work has ended",
+    Intent.REMOVE: "it is removed once its work has ended",
+}
+
+_WHY = {
+    WorkerStatus.REMOVED: "it was removed",
+    WorkerStatus.QUARANTINED: "it failed, and is back when a probe succeeds",
+    WorkerStatus.UPDATING: "it gets other weights",
+    WorkerStatus.RELEASING: "it is being put to sleep",
+    WorkerStatus.RESUMING: "it is being woken",
+    WorkerStatus.SLEEPING: "it sleeps",
+    WorkerStatus.JOINING: "it has not answered a probe yet",
+}
+
+
+def reason(worker: Worker) -> str:
+    """Say in a sentence why a worker gets no work, nothing while it does."""
+    status = worker.status
+    if worker.order is not None and worker.order.resync and status is not WorkerStatus.QUARANTINED:
+        return worker.weights_reason
+    if status is WorkerStatus.DRAINING and worker.intent is not None:
+        return _WHY_IT_DRAINS[worker.intent]
+    if status is WorkerStatus.QUARANTINED and worker.vitals.sticky:
+        return "an operator has quarantined it"
+    return _WHY.get(status, worker.weights_reason)
 
 
 async def view_all(workers: Iterable[Worker], scheduler: Scheduler) -> list[WorkerView]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sglang_diffusion_routing import metrics as m
 from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.work import Result
@@ -24,6 +25,7 @@ def reader(
     prober: Prober,
     sentinels: Sentinels,
     refitter: Refitter,
+    resyncer: Resyncer,
 ) -> Callable[[], m.Samples]:
     """Give the function that reads all counters now; what it gives does not change any more."""
 
@@ -35,6 +37,7 @@ def reader(
             m.SENTINEL_ENDS: _one(sentinels.ended_total),
             m.CONTROL_CALLS: _by_label(api.ended),
             m.REFITS: _by_label(refitter.outcomes),
+            m.RESYNCS: _by_label(resyncer.outcomes),
         }
 
     return read

@@ -13,6 +13,7 @@ from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.samples import reader
 from sglang_diffusion_routing.control.broadcast import Broadcast
+from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.gate import Gate
 from sglang_diffusion_routing.control.jobs import JobLocator, JobProbe
 from sglang_diffusion_routing.control.lists import Lists
@@ -20,7 +21,10 @@ from sglang_diffusion_routing.control.membership import Membership
 from sglang_diffusion_routing.control.memory import Memory
 from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.refitter import Refitter
+from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
+from sglang_diffusion_routing.control.turns import Turns
+from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.affinity import Affinity
@@ -54,7 +58,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         rng = random.Random(settings.seed)
-        pool = Pool(_health_limits(settings), settings.drain_timeout_s)
+        pool = Pool(_health_limits(settings), settings.drain_timeout_s, resync=settings.resync)
         self._fleet = fleet = Fleet(
             pool,
             Scheduler(_scheduler_limits(settings), pool.ledger, rng, settings.routing_algorithm.value),
@@ -71,11 +75,12 @@ class App:
         self._sentinels = Sentinels(
             fleet.apply, self._open_since, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
         )
-        self._refitter = Refitter(
-            fleet, api, call_limit_s=settings.fan_out_timeout_s, max_reply_bytes=settings.fan_out_reply_max_bytes
-        )
+        limit_s, reply_bytes = settings.fan_out_timeout_s, settings.fan_out_reply_max_bytes
+        self._baselines = baselines = Baselines(fleet, api, call_limit_s=limit_s)
+        self._refitter = Refitter(fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes)
+        self._resyncer = Resyncer(fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes)
         self._effects = Effects(
-            fleet, api, self._prober, self._sentinels, self._refitter, call_limit_s=settings.fan_out_timeout_s
+            fleet, api, self._prober, self._sentinels, self._refitter, self._resyncer, call_limit_s=limit_s
         )
         fleet.run_command = self._effects.run
         self._locator = JobLocator(fleet, api, timeout_s=settings.probe_timeout_s)
@@ -105,9 +110,12 @@ class App:
             memory=Memory(fleet, drain_limit_s=settings.drain_timeout_s, call_limit_s=limit_s),
             broadcast=Broadcast(fleet, api, timeout_s=limit_s, max_reply_bytes=reply_bytes),
             refitter=self._refitter,
+            weights=Weights(fleet, self._baselines, Turns()),
             gate=Gate(fleet),
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
-            samples=reader(fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter),
+            samples=reader(
+                fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter, self._resyncer
+            ),
         )
 
     def _open_since(self, worker_id: WorkerId, before_s: float) -> int:
@@ -147,6 +155,7 @@ class App:
         await self._tasks.cancel_all()
         await self._refitter.aclose()
         await self._effects.aclose()
+        await self._baselines.aclose()
         await self._locator.aclose()
         await self._prober.aclose()
         await self._sentinels.aclose()

@@ -22,9 +22,6 @@ from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
-CHECKSUM_LIMIT_S = 120.0
-"""Checksums prove that a refusal has changed nothing; a worker is not held back for longer to have that proof."""
-
 WAITING_MAX = 16
 """Transactions that wait for the one under way; each may hold a body on disk."""
 
@@ -62,12 +59,14 @@ class Refitter:
         outcomes: transactions so far that did "succeeded", "failed" in part or whole.
     """
 
-    def __init__(self, fleet: Fleet, api: WorkerApi, *, call_limit_s: float, max_reply_bytes: int) -> None:
+    def __init__(
+        self, fleet: Fleet, api: WorkerApi, baselines: Baselines, *, call_limit_s: float, max_reply_bytes: int
+    ) -> None:
         self._fleet = fleet
         self._api = api
         self._call_limit_s = call_limit_s
         self._max_reply_bytes = max_reply_bytes
-        self._baselines = Baselines(api, min(call_limit_s, CHECKSUM_LIMIT_S))
+        self._baselines = baselines
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._tasks = Tasks()
@@ -113,8 +112,6 @@ class Refitter:
         version = refit.version if refit.version is not None else str(self._next_number(eligible))
         refit_id = f"refit-{next(self._refits)}"
         self._current[refit_id] = refit, version
-        for group in {worker.weight_group or "" for worker in eligible}:
-            self._baselines.forget(group, version)
         asked: list[Asked] = []
         try:
             for worker in eligible:
@@ -159,7 +156,7 @@ class Refitter:
         if answer.ended is Ended.REFUSED:
             return Update(answer, await self._baselines.still_holds(worker, group, before))
         if answer.ended is Ended.SUCCEEDED:
-            await self._baselines.take_new(worker, group, version)
+            self._baselines.take_new(worker, group, version)
         return Update(answer)
 
 

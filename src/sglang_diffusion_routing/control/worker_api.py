@@ -28,6 +28,7 @@ from sglang_diffusion_routing.http1.connect import tls_for
 # Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
 _DECODE_IN_THREAD_BYTES = 256 * 1024
 _BAD_GATEWAY = 502
+_NO_SUCH_ROUTE = frozenset({404, 405, 501})
 
 
 class Ended(Enum):
@@ -219,15 +220,33 @@ class WorkerApi:
         return await self.send(url, Call("POST", "/resume_memory_occupation", timeout_s))
 
     async def checksums(self, url: WorkerUrl, timeout_s: float) -> Mapping[str, str] | None:
-        """Ask for the SHA-256 of every module's weights, by module; None when the worker did not say."""
+        """Ask for the SHA-256 of every module's weights, by module.
+
+        Returns:
+            None when the worker did not say, nothing at all when it has no such route.
+        """
         call = Call(
             "POST", "/get_weights_checksum", timeout_s, headers={"content-type": "application/json"}, content=b"{}"
         )
         answer = await self.send(url, call)
+        if answer.status_code in _NO_SUCH_ROUTE:
+            return {}
         if answer.ended is not Ended.SUCCEEDED or not isinstance(answer.body, dict):
             return None
         sums = {name: value for name, value in answer.body.items() if isinstance(value, str)}
         return sums if sums and len(sums) == len(answer.body) else None
+
+    async def adapters(self, url: WorkerUrl, timeout_s: float) -> str | None:
+        """Ask for the LoRA adapters that are applied, with their strengths, in one text that only depends on them.
+
+        Returns:
+            None when no answer came, an empty text when none is applied or the worker does not have any.
+        """
+        answer = await self.send(url, Call("GET", "/v1/list_loras", timeout_s))
+        if answer.ended is Ended.LOST:
+            return None
+        applied = answer.body.get("active") if isinstance(answer.body, dict) else None
+        return json.dumps(applied, sort_keys=True) if applied else ""
 
 
 def read_capability(body: object) -> Capability | None:

@@ -8,6 +8,7 @@ import structlog
 
 from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.refitter import Refitter, Update
+from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core import commands as do
@@ -19,7 +20,7 @@ from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
-Remote = do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights
+Remote = do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights | do.ResyncWeights
 
 
 class Effects:
@@ -36,6 +37,7 @@ class Effects:
         prober: Prober,
         sentinels: Sentinels,
         refitter: Refitter,
+        resyncer: Resyncer,
         *,
         call_limit_s: float,
     ) -> None:
@@ -44,6 +46,7 @@ class Effects:
         self._prober = prober
         self._sentinels = sentinels
         self._refitter = refitter
+        self._resyncer = resyncer
         self._call_limit_s = call_limit_s
         self._tasks = Tasks()
 
@@ -58,7 +61,9 @@ class Effects:
                 self._with(worker_id, self._prober.probe)
             case do.OpenSentinel(worker_id):
                 self._with(worker_id, self._sentinels.open)
-            case do.ReleaseMemory() | do.ResumeMemory() | do.UpdateWeights():
+            case do.CheckWeights(worker_id):
+                self._with(worker_id, self._check)
+            case do.ReleaseMemory() | do.ResumeMemory() | do.UpdateWeights() | do.ResyncWeights():
                 self._tasks.spawn(self._carry_out(command), name=type(command).__name__)
             case do.CancelLeases(worker_id, reason):
                 self._tell_holders(worker_id, lambda holder: holder.lease_cancelled(reason))
@@ -77,6 +82,9 @@ class Effects:
         worker = self._fleet.pool.get(worker_id)
         if worker is not None:
             act(worker)
+
+    def _check(self, worker: Worker) -> None:
+        self._tasks.spawn(self._resyncer.check(worker), name="CheckWeights")
 
     def _tell_holders(self, worker_id: WorkerId, tell: Callable[[Holder], None]) -> None:
         for lease in self._fleet.scheduler.leases_of(worker_id):
@@ -104,6 +112,8 @@ class Effects:
                 return Update(await self._api.resume_memory(worker.url, self._call_limit_s))
             case do.UpdateWeights():
                 return await self._refitter.update(worker, command.refit_id)
+            case do.ResyncWeights():
+                return await self._resyncer.update(worker)
 
     def _report(self, command: Remote, update: Update) -> None:
         answer, worker_id, command_id = update.answer, command.worker_id, command.command_id
