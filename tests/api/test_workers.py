@@ -31,6 +31,7 @@ async def test_a_registered_worker_can_be_used_at_once(empty: RunningRouter, ima
             "consecutive_failures": 0,
             "video_support": False,
             "status": "active",
+            "reason": "",
             "state": "active",
             "health": "healthy",
             "weight_version": "0",
