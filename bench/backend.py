@@ -1,10 +1,13 @@
 """The worker behind every contestant: answers at once, sends or takes as many bytes as it is asked to.
 
 `POST /reply/N` gives N bytes; `POST /take?slow_s=S` reads its body in small sips for S seconds and then as it
-comes; anything else gets a small JSON object. Started by the measures: `python backend.py PORT ADDRESSES`.
+comes; `POST /update_weights_from_disk` takes its time and says how long it was; anything else gets a small JSON
+object. Started by the measures: `python backend.py PORT ADDRESSES`.
 """
 
 import asyncio
+import json
+import random
 import re
 import socket
 import sys
@@ -16,6 +19,10 @@ MODELS = (
     b'"supported_task_types":["T2I"],"max_model_len":4096}]}'
 )
 INFO = b'{"model_path":"bench","served_model_name":"bench","is_generation":true}'
+CHECKSUMS = b'{"transformer":"8c1f2e0d6a"}'
+REFIT = b"/update_weights_from_disk"
+REFIT_S = (0.4, 0.5)
+"""Loading a checkpoint took a real worker 0.4 to 0.5 s."""
 BLOB = bytes(256 * 2**20)
 SIP_S = 0.02
 LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
@@ -34,7 +41,12 @@ SMALL = small(
         '"revised_prompt":"a cat","resize":null}],"peak_memory_mb":null,"inference_time_s":0.0628,"usage":null}'
     ).encode()
 )
-BY_PATH = {b"/v1/models": small(MODELS), b"/server_info": small(INFO), b"/get_model_info": small(INFO)}
+BY_PATH = {
+    b"/v1/models": small(MODELS),
+    b"/server_info": small(INFO),
+    b"/get_model_info": small(INFO),
+    b"/get_weights_checksum": small(CHECKSUMS),
+}
 
 
 class Connection(asyncio.Protocol):
@@ -46,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._chunked_tail: bytes | None = None
         self._slow_until_s = 0.0
         self._reply: tuple[bytes, ...] = ()
+        self._is_refit = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -66,6 +79,7 @@ class Connection(asyncio.Protocol):
         target = head[: head.find(b"\r\n")].split(b" ")[1]
         path, _, query = target.partition(b"?")
         self._reply = self._answer(path)
+        self._is_refit = path == REFIT
         length = LENGTH.search(head)
         self._left = int(length[1]) if length else 0
         self._chunked_tail = b"" if b"chunked" in head.lower() else None
@@ -96,6 +110,18 @@ class Connection(asyncio.Protocol):
         return (BY_PATH.get(path, SMALL),)
 
     def _finish(self) -> None:
+        if self._is_refit:
+            loop = asyncio.get_running_loop()
+            loop.call_later(random.uniform(*REFIT_S), self._end_refit, loop.time())
+        else:
+            self._write()
+
+    def _end_refit(self, began_s: float) -> None:
+        took_s = asyncio.get_running_loop().time() - began_s
+        self._reply = (small(json.dumps({"success": True, "message": "Updated.", "seconds": took_s}).encode()),)
+        self._write()
+
+    def _write(self) -> None:
         for part in self._reply:
             self._transport.write(part)
         self._reply = ()

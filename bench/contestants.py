@@ -32,10 +32,10 @@ class Contestant:
         self.process.stop()
 
 
-def router(folder: Path, workers: Sequence[str], *, name: str = OURS) -> Contestant:
+def router(folder: Path, workers: Sequence[str], *flags: str, name: str = OURS) -> Contestant:
     """This project's router, without a cap per worker: nginx has no queue either."""
     command = [sys.executable, "-m", "sglang_diffusion_routing", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--max-concurrency-per-worker", "0"]
+    command += ["--max-concurrency-per-worker", "0", *flags]
     log = folder / f"{name.replace(' ', '-')}.log"
     process = Child([*command, "--worker-urls", *(f"http://{worker}" for worker in workers)], log)
     process.wait_until(lambda: LISTENING.search(log.read_text(errors="replace")) is not None)
