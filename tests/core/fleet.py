@@ -37,8 +37,9 @@ def snapshot(worker: Worker) -> tuple[object, ...]:
 class Asker:
     """A waiter that keeps what it is told."""
 
-    def __init__(self, spec: WorkSpec) -> None:
+    def __init__(self, spec: WorkSpec, asked_s: float = 0.0) -> None:
         self.spec = spec
+        self.asked_s = asked_s
         self.ticket: Ticket | None = None
         self.lease: Lease | None = None
         self.error: RouterError | None = None
@@ -88,8 +89,7 @@ class Fleet:
 
     def _follow(self, commands: list[Command]) -> list[Command]:
         changed = self.pool.changed
-        for worker in changed:
-            self.deliver(self.scheduler.refresh(worker, self.now_s))
+        self.deliver(self.scheduler.refresh(changed, self.now_s))
         for worker in changed:
             commands += self._drained(worker)
         return commands
@@ -132,7 +132,7 @@ class Fleet:
 
     def ask(self, spec: WorkSpec | None = None) -> Asker:
         """Ask for a lease; whatever the answer, the asker has it."""
-        asker = Asker(spec or WorkSpec())
+        asker = Asker(spec or WorkSpec(), self.now_s)
         try:
             got = self.scheduler.acquire(asker.spec, asker, self.now_s)
         except RouterError as error:

@@ -33,6 +33,7 @@ from sglang_diffusion_routing.errors import (
     QueueTimeout,
     ShuttingDown,
     UnknownWorker,
+    WeightsUnmet,
 )
 
 NAMES = st.sampled_from("abcd")
@@ -55,6 +56,7 @@ SPECS = st.builds(
     avoid=st.sampled_from([frozenset(), frozenset(), frozenset(), {"a"}, {"a", "b"}]).map(
         lambda names: frozenset(map(worker_id, names))
     ),
+    min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
 )
 MAX_REQUESTS, MAX_BYTES = 6, 12
 LEADS_AWAY = {Trigger.HOLD, Trigger.SLEEP, Trigger.REMOVE}
@@ -71,6 +73,9 @@ class FleetMachine(RuleBasedStateMachine):
         self.requests = 0
         self.refits = 0
         self.before_rolling: dict[str, Loaded] = {}
+        self.raised: dict[str, list[str]] = {}
+        self.last_met_s: dict[Asker, float] = {}
+        self.unmet: set[Asker] = set()
 
     @initialize(
         policy=st.sampled_from(list(POLICIES)),
@@ -170,10 +175,32 @@ class FleetMachine(RuleBasedStateMachine):
         unasked = not worker.capability.learned and worker.worker_id not in spec.avoid
         return unasked or self.can_do(worker, spec)
 
+    def meets(self, worker: Worker, spec: WorkSpec) -> bool:
+        """The worker has the weights that are demanded, or some that its group came to later."""
+        self.note_targets()
+        has = "0" if worker.loaded is Unversioned.BASE else worker.loaded
+        if spec.min_version is None or isinstance(has, Unversioned):
+            return spec.min_version is None
+        if worker.weight_group is None:
+            return spec.min_version == "0"
+        order = ["0", *self.raised.get(worker.weight_group, [])]
+        latest = {version: place for place, version in enumerate(order)}
+        return has in latest and latest[has] >= latest.get(spec.min_version, len(order))
+
+    def note_targets(self) -> None:
+        """Write down each version that a group's target has risen to, in order."""
+        for name, group in self.fleet.pool.ledger.groups.items():
+            raised = self.raised.setdefault(name, [])
+            if group.sequence > len(raised):
+                raised.append(group.target or "0")
+            assert group.sequence == len(raised)
+
+    def serves(self, worker: Worker, spec: WorkSpec) -> bool:
+        return self.takes_work(worker) and self.can_do(worker, spec) and self.meets(worker, spec)
+
     def can_be_granted(self, spec: WorkSpec) -> bool:
         return any(
-            self.takes_work(worker) and self.can_do(worker, spec) and (spec.creates_job or self.has_room(worker))
-            for worker in self.registered()
+            self.serves(worker, spec) and (spec.creates_job or self.has_room(worker)) for worker in self.registered()
         )
 
     def has_hope(self, spec: WorkSpec) -> bool:
@@ -209,7 +236,7 @@ class FleetMachine(RuleBasedStateMachine):
             awake = any(self.takes_work(other) and self.can_do(other, spec) for other in self.registered())
             assert self.takes_work(worker) if awake else self.sleeps(worker)
             return
-        assert self.takes_work(worker)
+        assert self.serves(worker, spec)
         assert not self.fleet.scheduler.paused
         cap = self.cap if worker.max_concurrency is None else worker.max_concurrency
         assert spec.creates_job or cap == 0 or self.load(worker) <= cap
@@ -221,7 +248,7 @@ class FleetMachine(RuleBasedStateMachine):
             if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
                 continue
             left = other.ticket.waiting is False
-            possible = self.can_do(worker, other.spec) and (other.spec.creates_job or self.has_room(worker))
+            possible = self.serves(worker, other.spec) and (other.spec.creates_job or self.has_room(worker))
             assert left or not possible
 
     # Work.
@@ -278,12 +305,30 @@ class FleetMachine(RuleBasedStateMachine):
 
     @rule(after_s=st.sampled_from([1.0, 5.0, 2_000.0]))
     def pass_time(self, after_s: float) -> None:
+        for asker in self.waiting():
+            if any(self.serves(worker, asker.spec) for worker in self.registered()):
+                self.last_met_s[asker] = self.fleet.now_s
         self.note(self.fleet.tick(after_s))
         for asker in self.askers:
             deadline_s = asker.spec.deadline_s
             overdue = deadline_s is not None and deadline_s <= self.fleet.now_s
             assert not (asker.waits and overdue)
             assert not isinstance(asker.error, QueueTimeout) or overdue
+            self.judge_wait_for_weights(asker, overdue=overdue)
+
+    def judge_wait_for_weights(self, asker: Asker, *, overdue: bool) -> None:
+        """It ends in time, and not before, and not at all for whoever waits for room only."""
+        now_s, since_s = self.fleet.now_s, self.last_met_s.get(asker, asker.asked_s)
+        met = any(self.serves(worker, asker.spec) for worker in self.registered())
+        if asker.waits and met:
+            self.last_met_s[asker] = now_s
+        elif asker.waits and asker.spec.min_version is not None:
+            assert now_s < since_s + QueueLimits().weights_wait_s
+        if isinstance(asker.error, WeightsUnmet) and asker not in self.unmet:
+            self.unmet.add(asker)
+            assert asker.spec.min_version is not None
+            assert not met
+            assert overdue or now_s >= asker.asked_s + QueueLimits().weights_wait_s
 
     @rule(what=st.sampled_from(["pause", "pause", "resume", "resume", "drop all"]))
     def gate(self, what: str) -> None:
@@ -314,6 +359,7 @@ class FleetMachine(RuleBasedStateMachine):
         ledger = self.fleet.pool.ledger
         before = {name: (group.sequence, group.target) for name, group in ledger.groups.items()}
         self.note(self.fleet.apply(event))
+        self.note_targets()
         for name, group in ledger.groups.items():
             sequence, target = before.get(name, (0, None))
             refit = group.open

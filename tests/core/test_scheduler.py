@@ -748,7 +748,7 @@ def test_a_worker_that_was_removed_before_it_was_heard_of_is_nothing_new() -> No
     fleet = Fleet()
     worker = fleet.add("a")
     fleet.apply(ev.RemovalRequested(A, request=RequestId("r")))
-    assert fleet.scheduler.refresh(worker, 0.0) == []
+    assert fleet.scheduler.refresh([worker], 0.0) == []
 
 
 def test_a_quarantined_workers_lease_gives_its_room_to_nobody() -> None:

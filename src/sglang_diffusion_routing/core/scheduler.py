@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.lane import Lane, LineKey
@@ -166,32 +166,45 @@ class Scheduler:
 
     # What ends waiting.
 
-    def refresh(self, worker: Worker, now_s: float) -> list[Decision]:
-        """Take in what the pool has changed about a worker, its registration and its removal included."""
+    def refresh(self, workers: Iterable[Worker], now_s: float) -> list[Decision]:
+        """Take in what an event has changed about workers, registration and removal included.
+
+        All that it changed comes at once: work must not go to one that another's change makes a candidate, and that
+        the same event has changed as well.
+        """
         self._lanes.touched()
         self._demands.forget()
+        moved = removed = False
+        for worker in workers:
+            if worker.state is not WorkerState.REMOVED:
+                moved |= self._place(worker)
+            elif (station := self._stations.get(worker)) is not None and not station.gone:
+                self._leave(station)
+                moved = removed = True
+        if moved:
+            self._open_or_close_unproven()
+        elif not self._queue.has_demands:
+            # Else a worker may have come to have other weights and go on as if nothing were.
+            return []
+        return self._settle(now_s, removed=removed)
+
+    def _place(self, worker: Worker) -> bool:
+        """Put a worker where it now belongs; False if it is there."""
         station = self._stations.get(worker)
-        if worker.state is WorkerState.REMOVED:
-            if station is None or station.gone:
-                return []
-            self._leave(station)
-        else:
-            if station is None:
-                station = self._stations[worker] = self._by_id[worker.worker_id] = Station(worker)
-            stands, cap = standing(worker), self._limits.cap_of(worker)
-            if self._lanes.belongs(station, standing=stands, cap=cap):
-                # It may have other weights than before, and go on as if nothing were.
-                return self._settle(now_s, removed=False) if self._queue.has_demands else []
-            self._routable.discard(station)
-            self._unproven.pop(station, None)
-            if stands is Standing.ROUTABLE:
-                self._routable.add(station)
-            elif stands is Standing.UNPROVEN:
-                self._unproven[station] = None
-            is_open = station in self._routable or (station in self._unproven and not self._routable)
-            self._lanes.place(station, standing=stands, cap=cap, is_open=is_open)
-        self._open_or_close_unproven()
-        return self._settle(now_s, removed=station.gone)
+        if station is None:
+            station = self._stations[worker] = self._by_id[worker.worker_id] = Station(worker)
+        stands, cap = standing(worker), self._limits.cap_of(worker)
+        if self._lanes.belongs(station, standing=stands, cap=cap):
+            return False
+        self._routable.discard(station)
+        self._unproven.pop(station, None)
+        if stands is Standing.ROUTABLE:
+            self._routable.add(station)
+        elif stands is Standing.UNPROVEN:
+            self._unproven[station] = None
+        is_open = station in self._routable or (station in self._unproven and not self._routable)
+        self._lanes.place(station, standing=stands, cap=cap, is_open=is_open)
+        return True
 
     def expire(self, now_s: float) -> list[Decision]:
         """Refuse what has waited to its deadline, or for weights that no worker has come to have."""

@@ -182,8 +182,8 @@ class Fleet:
 
     def _follow_up(self, commands: list[Command], now_s: float) -> None:
         """Queue up what follows from a change: the scheduler knows of it before any command runs."""
+        self._outbox.extend(self.scheduler.refresh(self.pool.changed, now_s))
         for worker in self.pool.changed:
-            self._outbox.extend(self.scheduler.refresh(worker, now_s))
             self._journal.note(worker)
             if worker.state is WorkerState.DRAINING and not self.scheduler.in_flight(worker.worker_id):
                 self._drained(worker)
