@@ -48,6 +48,34 @@ def test_a_forgotten_job_is_unknown() -> None:
     assert len(affinity) == 0
 
 
+def test_what_an_earlier_run_knew_is_known_again() -> None:
+    affinity = Affinity(ttl_s=100.0)
+    a, c = Pinned(worker_id("a"), 1), Pinned(worker_id("c"), 2)
+    affinity.restore(
+        [
+            ("videos", "1", a, 10.0),
+            ("videos", "2", Gone("http://b"), 20.0),
+            ("images", "2", Gone("http://d"), 30.0),
+            ("videos", "3", Gone("http://b"), 40.0),
+            ("videos", "4", c, 50.0),
+        ]
+    )
+    affinity.remember("videos", "5", worker("a", 1), 0.0)
+    asked = [("videos", "1"), ("videos", "2"), ("images", "2"), ("videos", "3"), ("videos", "4"), ("videos", "5")]
+    found = [affinity.owner(kind, job_id, 5.0) for kind, job_id in asked]
+    assert found == [a, Gone("http://b"), Gone("http://d"), Gone("http://b"), c, a]
+    assert affinity.owner("videos", "3", 40.0) == Unknown()
+    assert (affinity.jobs_of(1), affinity.jobs_of(2)) == (2, 1)
+    affinity.remember("videos", "6", worker("a", 1), 45.0)
+    assert (len(affinity), affinity.jobs_of(1)) == (3, 2)
+
+
+def test_of_more_jobs_than_there_is_room_for_the_last_are_known_again() -> None:
+    affinity = Affinity(cap=2)
+    affinity.restore([("videos", name, Gone("http://b"), 10.0) for name in "123"])
+    assert [affinity.owner("videos", name, 0.0) for name in "123"] == [Unknown(), Gone("http://b"), Gone("http://b")]
+
+
 def test_a_job_is_remembered_for_its_time() -> None:
     affinity = Affinity(ttl_s=10.0)
     affinity.remember("videos", "j", worker("a"), 5.0)

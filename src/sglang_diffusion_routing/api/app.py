@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sglang_diffusion_routing import __version__
 from sglang_diffusion_routing.api import docs, errors, jobs, legacy, models, refits, rl, status, weights, workers
+from sglang_diffusion_routing.api.durable import SavedFirst
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.api.spelling import AnySpelling
 from sglang_diffusion_routing.schemas import ErrorReply
@@ -42,7 +43,7 @@ def build(plane: ControlPlane) -> ASGIApp:
     app.router.default = fall_back
     # FastAPI compiles routes and their description at first use: 40 ms that the data plane would have to wait.
     app.openapi()
-    return AnySpelling(HeadAsGet(app))
+    return AnySpelling(HeadAsGet(SavedFirst(app, plane.fleet.saver.flush)))
 
 
 class HeadAsGet:

@@ -13,7 +13,7 @@ import uvloop
 
 from sglang_diffusion_routing.app.open_files import raise_open_files_limit
 from sglang_diffusion_routing.app.wiring import App, build
-from sglang_diffusion_routing.errors import InvalidWorkerUrl
+from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable
 from sglang_diffusion_routing.settings import Settings
 from sglang_diffusion_routing.tasks import spawn
 
@@ -23,14 +23,15 @@ CANNOT_LISTEN = 1
 """Exit status when the address cannot be had."""
 
 BAD_SETTING = 2
-"""Exit status when the settings name a worker that may not be one."""
+"""Exit status when the settings name a worker that may not be one, or a state file that cannot be used."""
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then end in order; a second signal ends at once.
 
     Returns:
-        The exit status: 0 after an orderly end, 1 when the address cannot be had, 2 when a worker may not be one.
+        The exit status: 0 after an orderly end, 1 when the address cannot be had, 2 when a worker may not be one or
+        the state file cannot be used.
     """
     raise_open_files_limit(settings.max_client_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -45,9 +46,11 @@ async def _serve(settings: Settings) -> int:
     except OSError as error:
         sys.stderr.write(f"sglang-d-router: {_why(settings, error)}\n")
         return CANNOT_LISTEN
-    except InvalidWorkerUrl as error:
+    except (InvalidWorkerUrl, StateUnusable, BadSetting) as error:
         sys.stderr.write(f"sglang-d-router: {error.message}\n")
         return BAD_SETTING
+    if app.restored:
+        sys.stdout.write(f"sglang-d-router restored {app.restored}\n")
     # Whoever starts the router reads its port from this line.
     sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
     sys.stdout.flush()

@@ -11,7 +11,10 @@ import structlog
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.app.control_server import ControlServer
+from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
+from sglang_diffusion_routing.app.state_file import open_state
+from sglang_diffusion_routing.control.brackets import Brackets
 from sglang_diffusion_routing.control.broadcast import Broadcast
 from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.gate import Gate
@@ -33,13 +36,15 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
-from sglang_diffusion_routing.core.worker import Worker, WorkerId
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
 from sglang_diffusion_routing.proxy.server import DataPlane
 from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.runtime.loop import Fleet
+from sglang_diffusion_routing.runtime.saver import Saver
 from sglang_diffusion_routing.settings import Settings
+from sglang_diffusion_routing.store import Saved
 from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
@@ -53,17 +58,20 @@ class App:
 
     Attributes:
         port: where it listens, once started.
+        restored: what was restored and from where, once started; empty when nothing was.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         rng = random.Random(settings.seed)
         pool = Pool(_health_limits(settings), settings.drain_timeout_s, resync=settings.resync)
+        self._saver = Saver(settings.job_ttl_s)
         self._fleet = fleet = Fleet(
             pool,
             Scheduler(_scheduler_limits(settings), pool.ledger, rng, settings.routing_algorithm.value),
             Affinity(settings.job_cap, settings.job_ttl_s),
             BlackHoles(),
+            self._saver,
         )
         allowed = AllowList.parse(settings.allow_worker)
         self._api = api = WorkerApi(
@@ -93,8 +101,10 @@ class App:
         )
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
-        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, _Unsaved(), self._control.path)
+        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path)
         self._tasks = Tasks()
+        self._stopping = False
+        self.restored = ""
 
     @property
     def port(self) -> int:
@@ -110,6 +120,7 @@ class App:
             memory=Memory(fleet, drain_limit_s=settings.drain_timeout_s, call_limit_s=limit_s),
             broadcast=Broadcast(fleet, api, timeout_s=limit_s, max_reply_bytes=reply_bytes),
             refitter=self._refitter,
+            brackets=Brackets(self._refitter, part_limit_s=settings.refit_part_timeout_s),
             weights=Weights(fleet, self._baselines, Turns()),
             gate=Gate(fleet),
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
@@ -127,8 +138,12 @@ class App:
         Raises:
             OSError: the address cannot be had; nothing is left behind.
             InvalidWorkerUrl: one of the workers to begin with may not be one; nothing is left behind.
+            StateUnusable: with its kinds; nothing is left behind, and the file as it is.
+            BadSetting: the state that is asked for cannot be.
         """
         try:
+            saved = await self._open_state()
+            running = [] if saved is None else restore(self._fleet, saved, self._settings.job_ttl_s)
             for url in self._settings.worker_urls:
                 await self._membership.enlist(url)
             await self._control.start(build_api(self._plane()))
@@ -136,11 +151,26 @@ class App:
         except BaseException:
             await self.abort()
             raise
+        self._saver.start()
+        for job in running:
+            self._data_plane.jobs.adopt(job.kind, job.job_id, job.worker)
         self._prober.start()
         self._tasks.spawn(self._tick(), name="tick")
 
+    async def _open_state(self) -> Saved | None:
+        """Have what changes written down from now on, and give what is to be restored."""
+        opened = await open_state(self._settings)
+        if opened is None:
+            return None
+        store, saved = opened
+        self._saver.attach(store, () if saved is None else saved.workers)
+        if saved is not None:
+            self.restored = f"{summary(saved)} from {store.path}"
+        return saved
+
     async def stop(self) -> None:
         """End in order: take nothing new, refuse what waits, let what runs finish within the grace, then close."""
+        self._stopping = True
         self._data_plane.stop_accepting()
         refused = self._fleet.drop_queued(ShuttingDown())
         _log.info("shutting_down", refused=refused, in_flight=self._fleet.scheduler.live_leases)
@@ -150,7 +180,10 @@ class App:
         await self.abort()
 
     async def abort(self) -> None:
-        """Close everything now, and remove what is on disk; safe to repeat."""
+        """Close everything now; safe to repeat.
+
+        The socket of the control app goes; the state is marked as left in order only after `stop` was asked for.
+        """
         await self._data_plane.close()
         await self._tasks.cancel_all()
         await self._refitter.aclose()
@@ -161,6 +194,7 @@ class App:
         await self._sentinels.aclose()
         await self._control.stop()
         await self._api.aclose()
+        await self._saver.aclose(clean=self._stopping)
 
     async def _tick(self) -> None:
         while True:
@@ -181,18 +215,6 @@ def _scheduler_limits(settings: Settings) -> SchedulerLimits:
         queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
         max_concurrency=settings.max_concurrency_per_worker,
     )
-
-
-class _Unsaved:
-    """Keeps nothing beyond the router's own life."""
-
-    is_durable = False
-
-    def note_job(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
-        """Nothing is kept."""
-
-    async def flush(self) -> bool:
-        return True
 
 
 def build(settings: Settings) -> App:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
@@ -57,10 +58,29 @@ class Affinity:
         key = (kind, job_id)
         self.forget(kind, job_id)
         self._drop_expired(now_s)
+        self._enter(key, (worker.worker_id, worker.incarnation, now_s + self._ttl_s))
+
+    def _enter(self, key: tuple[str, str], entry: _Entry) -> None:
         if len(self._entries) >= self._cap:
             self._drop(next(iter(self._entries)))
-        self._entries[key] = (worker.worker_id, worker.incarnation, now_s + self._ttl_s)
-        self._jobs_of[worker.incarnation] = self._jobs_of.get(worker.incarnation, 0) + 1
+        self._entries[key] = entry
+        self._jobs_of[entry[1]] = self._jobs_of.get(entry[1], 0) + 1
+
+    def restore(self, jobs: Iterable[tuple[str, str, Pinned | Gone, float]]) -> None:
+        """Take in what an earlier run of the router knew, before anything is remembered.
+
+        Args:
+            jobs: kind, id, owner and instant of forgetting of each, the first to be forgotten first.
+        """
+        # A worker that is gone has no incarnation in this run; below zero no other gets in its way.
+        absent: dict[str, int] = {}
+        for kind, job_id, owner, expires_s in jobs:
+            if isinstance(owner, Gone):
+                worker_id, incarnation = WorkerId(owner.url), absent.setdefault(owner.url, -1 - len(absent))
+                self._gone[incarnation] = owner.url
+            else:
+                worker_id, incarnation = owner.worker_id, owner.incarnation
+            self._enter((kind, job_id), (worker_id, incarnation, expires_s))
 
     def owner(self, kind: str, job_id: str, now_s: float) -> Owner:
         """Say who made the job."""

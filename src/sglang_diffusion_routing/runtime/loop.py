@@ -38,6 +38,7 @@ from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused
 from sglang_diffusion_routing.core.worker import RequestId, Worker
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.runtime.journal import Journal
+from sglang_diffusion_routing.runtime.saver import Saver
 
 _log = structlog.get_logger(__name__)
 
@@ -49,14 +50,23 @@ class Fleet:
 
     Attributes:
         run_command: carries out the pool's commands; set once, before the first event.
+        saver: writes down what outlives the router; without one nothing does.
         ended: leases that have ended, by `Result`.
     """
 
-    def __init__(self, pool: Pool, scheduler: Scheduler, affinity: Affinity, blackholes: BlackHoles) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        scheduler: Scheduler,
+        affinity: Affinity,
+        blackholes: BlackHoles,
+        saver: Saver | None = None,
+    ) -> None:
         self.pool = pool
         self.scheduler = scheduler
         self.affinity = affinity
         self.blackholes = blackholes
+        self.saver = Saver(job_ttl_s=0.0) if saver is None else saver
         self.run_command: Callable[[Command], None] = _no_effects
         self.ended = [0] * len(Result)
         self._loop = asyncio.get_running_loop()
@@ -185,8 +195,10 @@ class Fleet:
         self._outbox.extend(self.scheduler.refresh(self.pool.changed, now_s))
         for worker in self.pool.changed:
             self._journal.note(worker)
+            self.saver.note(worker)
             if worker.state is WorkerState.DRAINING and not self.scheduler.in_flight(worker.worker_id):
                 self._drained(worker)
+        self.saver.note_ledger(self.pool.ledger)
         self._outbox.extend(commands)
 
     def _drained(self, worker: Worker) -> None:

@@ -1,6 +1,13 @@
 """Typed settings: each is declared once, and its flag, environment variable, YAML key and docs row follow from that."""
 
-from sglang_diffusion_routing.settings.model import LogFormat, LogLevel, OnDisconnect, RoutingAlgorithm, Settings
+from sglang_diffusion_routing.settings.model import (
+    STATE_AUTO,
+    LogFormat,
+    LogLevel,
+    OnDisconnect,
+    RoutingAlgorithm,
+    Settings,
+)
 from sglang_diffusion_routing.settings.sources import load
 
-__all__ = ["LogFormat", "LogLevel", "OnDisconnect", "RoutingAlgorithm", "Settings", "load"]
+__all__ = ["STATE_AUTO", "LogFormat", "LogLevel", "OnDisconnect", "RoutingAlgorithm", "Settings", "load"]
