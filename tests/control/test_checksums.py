@@ -1,56 +1,21 @@
 import asyncio
-from dataclasses import dataclass, field
-from itertools import count
 
 import pytest
 
 from sglang_diffusion_routing.control.checksums import ADAPTERS, ASKED_MAX, Baselines
-from sglang_diffusion_routing.control.worker_api import WorkerApi
-from sglang_diffusion_routing.core.events import (
-    ChecksumsRead,
-    CommandSucceeded,
-    RefitClosed,
-    RefitOpened,
-    RefitRequested,
-    WorkerRestarted,
-)
-from sglang_diffusion_routing.core.refit import Mode, StepKind, step_of
+from sglang_diffusion_routing.core.events import ChecksumsRead, WorkerRestarted
 from sglang_diffusion_routing.core.weights import Unversioned
-from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
+from support.engines import Engines, refit, settle
 from support.fleet import RecordingFleet
 from support.running import eventually
 
 pytestmark = pytest.mark.core
 BASE = Unversioned.BASE
-numbers = count(1)
-
-
-@dataclass
-class Workers(WorkerApi):
-    """Answers from memory.
-
-    sums, loras: what each says, by URL; a worker without an entry says what `usual` is.
-    """
-
-    usual: dict[str, str] | None = field(default_factory=lambda: {"transformer": "t1", "vae": "v1"})
-    sums: dict[str, dict[str, str] | None] = field(default_factory=dict)
-    loras: dict[str, str | None] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    hold: asyncio.Event | None = None
-
-    async def checksums(self, url: WorkerUrl, timeout_s: float) -> dict[str, str] | None:
-        self.asked.append(str(url))
-        if self.hold is not None:
-            await self.hold.wait()
-        return self.sums.get(str(url), self.usual)
-
-    async def adapters(self, url: WorkerUrl, timeout_s: float) -> str | None:
-        return self.loras.get(str(url), "")
 
 
 @pytest.fixture
-def api() -> Workers:
-    return Workers()
+def api() -> Engines:
+    return Engines()
 
 
 @pytest.fixture
@@ -59,29 +24,12 @@ async def fleet() -> RecordingFleet:
 
 
 @pytest.fixture
-def baselines(fleet: RecordingFleet, api: Workers) -> Baselines:
+def baselines(fleet: RecordingFleet, api: Engines) -> Baselines:
     return Baselines(fleet, api, call_limit_s=5.0)
 
 
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def refit(fleet: RecordingFleet, version: str, *workers: Worker) -> None:
-    """Have workers loaded with `version` by one refit."""
-    step = step_of(StepKind.DISK, version, "/update_weights_from_disk", body=b'{"model_path":"x"}')
-    refit_id = f"refit-{next(numbers)}"
-    fleet.apply(RefitOpened(frozenset({"m"}), refit_id, version, Mode.DRAIN, step))
-    for worker in workers:
-        fleet.apply(RefitRequested(worker.worker_id, refit_id, version))
-        assert worker.command_id is not None
-        fleet.apply(CommandSucceeded(worker.worker_id, worker.command_id))
-    fleet.apply(RefitClosed(refit_id))
-
-
 async def test_one_worker_is_asked_for_what_many_have(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     for number in range(3):
         await baselines.take_first(fleet.join(f"http://w:{number + 1}"), "m")
@@ -90,7 +38,7 @@ async def test_one_worker_is_asked_for_what_many_have(
 
 
 async def test_nobody_waits_for_another_workers_answer(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
     api.hold = asyncio.Event()
@@ -103,7 +51,7 @@ async def test_nobody_waits_for_another_workers_answer(
 
 
 async def test_the_same_transformers_are_the_same_weights(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     worker = fleet.join("http://w:1")
     await baselines.take_first(worker, "m")
@@ -114,7 +62,7 @@ async def test_the_same_transformers_are_the_same_weights(
 
 
 async def test_without_transformers_everything_counts(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     worker = fleet.join("http://w:1")
     api.usual = {"unet": "u1", "vae": "v1"}
@@ -124,7 +72,7 @@ async def test_without_transformers_everything_counts(
 
 
 async def test_adapters_that_no_checksum_shows_count_as_one(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     worker = fleet.join("http://w:1")
     plain = await baselines.read(worker)
@@ -139,7 +87,7 @@ async def test_adapters_that_no_checksum_shows_count_as_one(
     assert await baselines.read(worker) is None
 
 
-async def test_what_nobody_knows_proves_nothing(fleet: RecordingFleet, baselines: Baselines, api: Workers) -> None:
+async def test_what_nobody_knows_proves_nothing(fleet: RecordingFleet, baselines: Baselines, api: Engines) -> None:
     worker = fleet.join("http://w:1")
     assert await baselines.still_holds(worker, "m", BASE) is None
     await baselines.take_first(worker, "m")
@@ -149,7 +97,7 @@ async def test_what_nobody_knows_proves_nothing(fleet: RecordingFleet, baselines
 
 
 async def test_a_worker_without_the_route_leaves_no_baseline(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     api.usual = {}
     await baselines.take_first(fleet.join("http://w:1"), "m")
@@ -157,7 +105,7 @@ async def test_a_worker_without_the_route_leaves_no_baseline(
 
 
 async def test_a_worker_of_which_nothing_is_known_is_not_asked(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     fleet.join("http://w:2")
     worker = fleet.join("http://w:1")
@@ -168,7 +116,7 @@ async def test_a_worker_of_which_nothing_is_known_is_not_asked(
 
 
 async def test_new_weights_are_read_in_the_background(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
     api.hold = asyncio.Event()
@@ -183,7 +131,7 @@ async def test_new_weights_are_read_in_the_background(
 
 
 async def test_a_version_that_is_loaded_again_is_asked_again(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     worker = fleet.join("http://w:1")
     for number in (1, 2):
@@ -194,7 +142,7 @@ async def test_a_version_that_is_loaded_again_is_asked_again(
 
 
 async def test_an_answer_from_before_another_change_is_dropped(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     worker = fleet.join("http://w:1")
     api.hold = asyncio.Event()
@@ -207,7 +155,7 @@ async def test_an_answer_from_before_another_change_is_dropped(
 
 
 async def test_another_worker_is_asked_where_the_first_does_not_answer(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
     api.sums["http://w:1"] = None
@@ -218,7 +166,7 @@ async def test_another_worker_is_asked_where_the_first_does_not_answer(
 
 
 async def test_workers_that_have_it_are_asked_when_it_is_needed(
-    fleet: RecordingFleet, baselines: Baselines, api: Workers
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:
     assert await baselines.learn("m", BASE) is None
     api.usual = None
@@ -232,7 +180,7 @@ async def test_workers_that_have_it_are_asked_when_it_is_needed(
     assert len(api.asked) == ASKED_MAX + 1
 
 
-async def test_closing_ends_what_nobody_waits_for(fleet: RecordingFleet, baselines: Baselines, api: Workers) -> None:
+async def test_closing_ends_what_nobody_waits_for(fleet: RecordingFleet, baselines: Baselines, api: Engines) -> None:
     worker = fleet.join("http://w:1")
     api.hold = asyncio.Event()
     baselines.take_new(worker, "m", "v1")

@@ -9,6 +9,7 @@ from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core.affinity import Gone
 from sglang_diffusion_routing.core.commands import Outcome
 from sglang_diffusion_routing.core.events import (
+    ChecksumsRead,
     CommandLost,
     HoldRequested,
     ProbeSucceeded,
@@ -17,10 +18,13 @@ from sglang_diffusion_routing.core.events import (
     SentinelLost,
     SleepRequested,
     WakeRequested,
+    WeightsChecked,
 )
 from sglang_diffusion_routing.core.state import Health, WorkerState
+from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
+from support.engines import restart
 from support.raw_worker import answering, reply, serving
 from support.running import eventually
 from support.runtime import runtime
@@ -181,3 +185,54 @@ async def test_a_sentinel_that_finds_nobody_makes_the_worker_doubtful() -> None:
                 return worker.status.value
 
             await eventually(status, lambda shown: shown == "quarantined")
+
+
+@pytest.mark.parametrize(("its", "loaded"), [("same", Unversioned.BASE), ("another", Unversioned.OTHER)])
+async def test_a_restarted_worker_is_compared_with_its_peer(its: str, loaded: Unversioned) -> None:
+    peer_says, it_says = (answering(reply(200, b'{"transformer":"%b"}' % it)) for it in (b"same", its.encode()))
+    async with serving(peer_says) as peer_url, serving(it_says) as url, runtime() as run:
+        run.fleet.join(str(peer_url))
+        worker = run.fleet.join(str(url))
+        run.connect()
+        restart(run.fleet, worker)
+
+        async def has() -> Loaded:
+            return worker.loaded
+
+        await eventually(has, lambda has: has is loaded)
+        assert worker.state is WorkerState.ACTIVE
+
+
+async def test_a_resync_that_the_router_fails_at_is_lost() -> None:
+    async with serving(answering(reply(200, b"{}"))) as url, runtime() as run:
+        worker = run.fleet.join(str(url))
+        run.fleet.join("http://127.0.0.1:1")
+        run.fleet.run_command = lambda command: (
+            run.effects.run(command) if isinstance(command, do.ResyncWeights) else None
+        )
+        run.resyncer.update = None  # type: ignore[assignment,method-assign]
+        restart(run.fleet, worker)
+
+        async def has() -> Loaded:
+            return worker.loaded
+
+        await eventually(has, lambda has: has is Unversioned.SUSPECT)
+        assert (worker.state, worker.health) == (WorkerState.ACTIVE, Health.QUARANTINED)
+
+
+@pytest.mark.parametrize(("its", "loaded"), [("same", Unversioned.BASE), ("another", Unversioned.SUSPECT)])
+async def test_a_worker_whose_silent_connection_was_cut_is_looked_at(its: str, loaded: Unversioned) -> None:
+    async with serving(answering(reply(200, b'{"transformer":"%b"}' % its.encode()))) as url, runtime() as run:
+        worker = run.fleet.join(str(url))
+        known = ChecksumsRead("m", Unversioned.BASE, {"transformer": "same"}, worker.worker_id, worker.updates)
+        run.fleet.apply(known)
+        run.fleet.run_command = lambda command: (
+            run.effects.run(command) if isinstance(command, do.CheckWeights) else None
+        )
+        run.fleet.apply(SentinelLost(worker.worker_id, worker.incarnation, connections=1))
+
+        async def looked() -> bool:
+            return any(isinstance(event, WeightsChecked) for event in run.fleet.events)
+
+        await eventually(looked, bool)
+        assert worker.loaded is loaded

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, replace
 
 import structlog
 
 from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.ports import Fleet
-from sglang_diffusion_routing.control.refitter import Update
 from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, WorkerApi
 from sglang_diffusion_routing.core.events import WeightsChecked
 from sglang_diffusion_routing.core.outlook import ResyncPlan
@@ -21,6 +21,29 @@ _log = structlog.get_logger(__name__)
 _CONFLICT = 409
 _HEX_SHOWN = 12
 """Digits of a checksum in a sentence: enough to find it in a trainer's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one worker's resync.
+
+    answer: the worker's to the refit that decided it, or the router's own.
+    unchanged: of a refused one, whether the worker's weights are as before; None when nobody could tell.
+    differs: whether it was seen to have other weights than its peers started with, and there is no target.
+    sent: refits that it has taken.
+    """
+
+    answer: Answer
+    unchanged: bool | None = None
+    differs: bool = False
+    sent: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """Give the word by which it is counted."""
+        if self.answer.ended is not Ended.SUCCEEDED:
+            return str(self.answer.ended.value)
+        return "replayed" if self.sent else "checked"
 
 
 class Resyncer:
@@ -43,30 +66,23 @@ class Resyncer:
         self._max_reply_bytes = max_reply_bytes
         self.outcomes = {"checked": 0, "replayed": 0, "refused": 0, "lost": 0}
 
-    async def update(self, worker: Worker) -> Update:
-        """Bring a drained worker to its group's target, or say why it stays out.
-
-        Without a target the worker is only compared: `unchanged` False says that it has other weights than its peers,
-        True that nobody could tell.
-        """
+    async def update(self, worker: Worker) -> Verdict:
+        """Bring a drained worker to its group's target, or say why it stays out."""
         loop = asyncio.get_running_loop()
         began_s, plan = loop.time(), self._fleet.pool.resync_plan(worker)
-        update, sent = await (self._compare(worker, plan) if plan.version is None else self._bring(worker, plan))
-        outcome = update.answer.ended.value
-        if update.answer.ended is Ended.SUCCEEDED:
-            outcome = "replayed" if sent else "checked"
-        self.outcomes[outcome] += 1
+        verdict = await (self._compare(worker, plan) if plan.version is None else self._bring(worker, plan))
+        self.outcomes[verdict.outcome] += 1
         _log.info(
             "worker_resynced",
             worker=worker.worker_id,
             group=plan.group,
             weights=plan.version,
-            outcome=outcome,
-            sent=sent,
-            why=update.answer.message if outcome in {"refused", "lost"} else None,
+            outcome=verdict.outcome,
+            sent=verdict.sent,
+            why=None if verdict.answer.ended is Ended.SUCCEEDED else verdict.answer.message,
             seconds=round(loop.time() - began_s, 3),
         )
-        return update
+        return verdict
 
     async def check(self, worker: Worker) -> None:
         """Look at what a serving worker has, and tell the pool if that can be told."""
@@ -78,69 +94,68 @@ class Resyncer:
             _log.info("weights_checked", worker=worker.worker_id, matches=matches)
             self._fleet.apply(WeightsChecked(worker.worker_id, worker.incarnation, updates, matches))
 
-    async def _compare(self, worker: Worker, plan: ResyncPlan) -> tuple[Update, int]:
+    async def _compare(self, worker: Worker, plan: ResyncPlan) -> Verdict:
         """Hold a worker against what its peers started with."""
         expected = await self._baselines.learn(plan.group, Unversioned.BASE)
         found = await self._baselines.read(worker)
         if found and expected:
             if found == expected:
-                return _done(), 0
-            return _refused(f"its weights are not its peers': {_difference(found, expected)}", unchanged=False), 0
+                return _DONE
+            why = f"its weights are not its peers': {_difference(found, expected)}"
+            return replace(_refused(why, unchanged=True), differs=True)
         if found is None or expected:
-            return _unreadable(unchanged=True), 0
+            return _unreadable(unchanged=True)
         if found:
-            return _refused("no peer has said what its weights are", unchanged=True), 0
+            return _refused("no peer has said what its weights are", unchanged=True)
         # Workers of this kind know no checksums: there is nothing to tell them apart by.
-        return _done(), 0
+        return _DONE
 
-    async def _bring(self, worker: Worker, plan: ResyncPlan) -> tuple[Update, int]:
-        """Send a worker what it misses, unless it has the target; give the number of refits that it took."""
+    async def _bring(self, worker: Worker, plan: ResyncPlan) -> Verdict:
+        """Send a worker what it misses, unless it has the target."""
         assert plan.version is not None
         expected = await self._baselines.learn(plan.group, plan.version)
         found = await self._baselines.read(worker) if expected else None
-        if expected:
-            if not found:
-                return _unreadable(unchanged=True), 0
-            if found == expected:
-                return _done(), 0
+        if expected and not found:
+            return _unreadable(unchanged=True)
+        if expected and found == expected:
+            return _DONE
         if not plan.steps:
-            return _refused(_unlike(plan, found, expected) + plan.obstacle, unchanged=True), 0
+            return _refused(_unlike(plan, found, expected) + plan.obstacle, unchanged=True)
         for sent, step in enumerate(plan.steps):
             answer = await self._send(worker, step)
             if answer.ended is Ended.LOST:
-                return Update(answer), sent
+                return Verdict(answer, sent=sent)
             if answer.ended is Ended.REFUSED:
-                untouched = sent == 0 and found is not None and await self._baselines.read(worker) == found
-                said = f"it refused the refit to {step.version!r}: {answer.message}"
-                return _refused(said, unchanged=True if untouched else None, status=answer.status_code), sent
+                untouched = not sent and found is not None and await self._baselines.read(worker) == found
+                why = f"it refused the refit to {step.version!r}: {answer.message}"
+                return replace(_refused(why, unchanged=True if untouched else None), sent=sent)
         if expected is None:
             self._baselines.take_new(worker, plan.group, plan.version)
-            return _done(), len(plan.steps)
-        return await self._proven(worker, plan, expected), len(plan.steps)
+            return replace(_DONE, sent=len(plan.steps))
+        return replace(await self._proven(worker, plan, expected), sent=len(plan.steps))
 
     async def _send(self, worker: Worker, step: Step) -> Answer:
         call = Call("POST", step.target, self._call_limit_s, dict(step.headers), step.body, self._max_reply_bytes)
         return await self._api.send(worker.url, call)
 
-    async def _proven(self, worker: Worker, plan: ResyncPlan, expected: Checksums) -> Update:
+    async def _proven(self, worker: Worker, plan: ResyncPlan, expected: Checksums) -> Verdict:
         """Look at what a worker has after it was sent everything."""
         found = await self._baselines.read(worker)
         if not found:
             return _unreadable(unchanged=None)
         if found == expected:
-            return _done()
+            return _DONE
         return _refused(f"{_unlike(plan, found, expected)}the same refits gave it others", unchanged=None)
 
 
-def _done() -> Update:
-    return Update(Answer(Ended.SUCCEEDED, 200, {"success": True}))
+_DONE = Verdict(Answer(Ended.SUCCEEDED, 200, {"success": True}))
 
 
-def _refused(why: str, *, unchanged: bool | None, status: int = _CONFLICT) -> Update:
-    return Update(Answer(Ended.REFUSED, status, {"error": why}), unchanged)
+def _refused(why: str, *, unchanged: bool | None) -> Verdict:
+    return Verdict(Answer(Ended.REFUSED, _CONFLICT, {"error": why}), unchanged)
 
 
-def _unreadable(*, unchanged: bool | None) -> Update:
+def _unreadable(*, unchanged: bool | None) -> Verdict:
     return _refused("it did not say what its weights are", unchanged=unchanged)
 
 

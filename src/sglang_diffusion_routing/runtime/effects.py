@@ -8,7 +8,7 @@ import structlog
 
 from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.refitter import Refitter, Update
-from sglang_diffusion_routing.control.resync import Resyncer
+from sglang_diffusion_routing.control.resync import Resyncer, Verdict
 from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core import commands as do
@@ -97,14 +97,14 @@ class Effects:
         if worker is None:
             return
         try:
-            update = await self._call(command, worker)
+            update: Update | Verdict = await self._call(command, worker)
         except Exception as error:  # noqa: BLE001 - a command that never ends would hold its worker for ever
             _log.exception("remote_command_broke_off", command=type(command).__name__, worker=command.worker_id)
             why = f"the router failed: {error}"
             update = Update(Answer(Ended.LOST, 502, {"error": why}, failure=Failure.BROKEN))
         self._report(command, update)
 
-    async def _call(self, command: Remote, worker: Worker) -> Update:
+    async def _call(self, command: Remote, worker: Worker) -> Update | Verdict:
         match command:
             case do.ReleaseMemory():
                 return Update(await self._api.release_memory(worker.url, self._call_limit_s))
@@ -115,7 +115,7 @@ class Effects:
             case do.ResyncWeights():
                 return await self._resyncer.update(worker)
 
-    def _report(self, command: Remote, update: Update) -> None:
+    def _report(self, command: Remote, update: Update | Verdict) -> None:
         answer, worker_id, command_id = update.answer, command.worker_id, command.command_id
         _log.info(
             "remote_command_ended",
@@ -128,7 +128,8 @@ class Effects:
             case Ended.SUCCEEDED:
                 self._fleet.command_ended(CommandSucceeded(worker_id, command_id), answer)
             case Ended.REFUSED:
-                event = CommandRefused(worker_id, command_id, answer.message, update.unchanged)
+                differs = isinstance(update, Verdict) and update.differs
+                event = CommandRefused(worker_id, command_id, answer.message, update.unchanged, differs=differs)
                 self._fleet.command_ended(event, answer)
             case Ended.LOST:
                 self._fleet.command_ended(CommandLost(worker_id, command_id, answer.message), answer)
