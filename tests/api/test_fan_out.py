@@ -39,21 +39,11 @@ async def test_without_a_selector_it_is_for_all(plane: ControlPlane) -> None:
     assert (len(fan_out.workers), fan_out.timeout_s, fan_out.target) == (2, None, "/x")
 
 
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        (b"mode=rolling", "'mode' has no value 'rolling' on this route; it knows drain"),
-        (b"refit=part", "'refit' has no meaning on this route"),
-    ],
-)
-async def test_a_parameter_that_the_route_does_not_know_is_refused(
-    plane: ControlPlane, query: bytes, message: str
-) -> None:
-    with pytest.raises(InvalidField) as caught:
-        read_fan_out(request_of(query=query), plane, modes=frozenset({"drain"}))
-    assert caught.value.message == message
-    with pytest.raises(InvalidField):
-        read_fan_out(request_of(query=b"mode=drain"), plane)
+@pytest.mark.parametrize("query", [b"mode=drain", b"refit=part", b"max_unavailable=1", b"x=1&admit=new"])
+async def test_a_parameter_of_refits_has_a_meaning_only_there(plane: ControlPlane, query: bytes) -> None:
+    with pytest.raises(InvalidField, match="has no meaning on this route"):
+        read_fan_out(request_of(query=query), plane)
+    assert len(read_fan_out(request_of(query=query), plane, is_refit=True).own) == 1
 
 
 async def test_the_body_is_taken_in_as_it_is(plane: ControlPlane) -> None:

@@ -12,6 +12,7 @@ from support.running import RunningRouter, eventually, running
 
 IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 DISK = "/update_weights_from_disk"
+TENSOR = "/update_weights_from_tensor"
 
 
 @pytest.fixture
@@ -111,22 +112,21 @@ async def test_a_mistyped_path_costs_nothing(fleet: RunningRouter) -> None:
 async def test_a_mistyped_path_after_a_refit_costs_nothing_either(fleet: RunningRouter) -> None:
     await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
     await fleet.post(DISK, {"model_path": "/nonexistent/model", "weight_version": "b"})
-    assert set((await fleet.statuses()).values()) == {"active"}
+    await eventually(fleet.statuses, lambda statuses: set(statuses.values()) == {"active"})
     assert await versions(fleet) == ["a", "a"]
 
 
-async def test_a_worker_that_missed_a_refit_gets_no_work(
-    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
-) -> None:
-    pair[1].faults(refuse_refits=True)
-    _, body = await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
-    assert (body["success"], body["weight_version"]) == (False, "a")
-    assert await fleet.statuses() == {pair[0].url: "active", pair[1].url: "stale"}
-    replies = [await fleet.client.post("/v1/images/generations", json=IMAGE) for _ in range(3)]
-    assert {reply.headers["x-sglang-router-worker"] for reply in replies} == {pair[0].url}
-    pair[1].faults(refuse_refits=False)
-    await fleet.post(DISK, {"model_path": "sim/b", "weight_version": "b"})
-    assert set((await fleet.statuses()).values()) == {"active"}
+async def test_a_worker_that_missed_a_refit_gets_no_work(pair: tuple[SimInThread, SimInThread]) -> None:
+    async with running(pair[0].url, pair[1].url, resync=False) as fleet:
+        pair[1].faults(refuse_refits=True)
+        _, body = await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
+        assert (body["success"], body["weight_version"]) == (False, "a")
+        assert await fleet.statuses() == {pair[0].url: "active", pair[1].url: "stale"}
+        replies = [await fleet.client.post("/v1/images/generations", json=IMAGE) for _ in range(3)]
+        assert {reply.headers["x-sglang-router-worker"] for reply in replies} == {pair[0].url}
+        pair[1].faults(refuse_refits=False)
+        await fleet.post(DISK, {"model_path": "sim/b", "weight_version": "b"})
+        assert set((await fleet.statuses()).values()) == {"active"}
 
 
 async def test_sleeping_and_quarantined_workers_are_skipped(
@@ -220,11 +220,16 @@ async def test_a_lora_is_a_transaction_too(fleet: RunningRouter) -> None:
         (DISK, "", b'{"model_path":"x","weight_version":"a\\nb"}', "invalid_field", "weight_version"),
         (DISK, "?weight_version=a", b'{"model_path":"x","weight_version":"b"}', "invalid_field", "weight_version"),
         (DISK, "?weight_version=" + "v" * 257, b'{"model_path":"x"}', "invalid_field", "weight_version"),
-        (DISK, "?mode=rolling", b'{"model_path":"x"}', "invalid_field", "mode"),
+        (DISK, "?mode=now", b'{"model_path":"x"}', "invalid_field", "mode"),
+        (DISK, "?max_unavailable=1", b'{"model_path":"x"}', "invalid_field", "max_unavailable"),
+        (DISK, "?mode=rolling&admit=old", b'{"model_path":"x"}', "invalid_field", "admit"),
         (DISK, "?refit=begin", b'{"model_path":"x"}', "invalid_field", "refit"),
         (DISK, "?timeout_s=-1", b'{"model_path":"x"}', "invalid_field", "timeout_s"),
         ("/v1/set_lora", "", b"{}", "invalid_field", "lora_nickname"),
-        ("/update_weights_from_tensor", "?mode=now", b"x", "invalid_field", "mode"),
+        (TENSOR, "?mode=now", b"x", "invalid_field", "mode"),
+        (TENSOR, "?refit=begin&mode=rolling", b"x", "invalid_field", "mode"),
+        (TENSOR, "?refit=end", b"x", "invalid_field", "refit"),
+        (TENSOR, "?refit=part&mode=drain", b"x", "invalid_field", "mode"),
     ],
 )
 async def test_a_wrong_refit_is_refused_before_any_worker_is_fenced(

@@ -1,6 +1,15 @@
 import pytest
 
-from sglang_diffusion_routing.control.parameters import read_timeout, split_query
+from sglang_diffusion_routing.control.parameters import (
+    Pace,
+    Part,
+    read_pace,
+    read_part,
+    read_timeout,
+    read_version,
+    split_query,
+)
+from sglang_diffusion_routing.core.refit import Mode
 from sglang_diffusion_routing.errors import InvalidField
 
 pytestmark = pytest.mark.core
@@ -17,6 +26,7 @@ pytestmark = pytest.mark.core
         (b"weight_version=v%C3%A9+1&timeout_s=5&mode=drain&refit=begin", {
             "weight_version": "vé 1", "timeout_s": "5", "mode": "drain", "refit": "begin",
         }, b""),
+        (b"max_unavailable=2&admit=new&x", {"max_unavailable": "2", "admit": "new"}, b"x"),
         (b"selector", {"selector": ""}, b""),
         (b"x=%ff&x=%ff", {}, b"x=%ff&x=%ff"),
     ],
@@ -51,3 +61,87 @@ def test_a_timeout_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidField) as caught:
         read_timeout({"timeout_s": text})
     assert caught.value.facts == {"field": "timeout_s"}
+
+
+@pytest.mark.parametrize(
+    ("own", "pace"),
+    [
+        ({}, Pace(Mode.DRAIN)),
+        ({"mode": "drain"}, Pace(Mode.DRAIN)),
+        ({"mode": "immediate"}, Pace(Mode.IMMEDIATE)),
+        ({"mode": "rolling"}, Pace(Mode.ROLLING, at_once=1)),
+        ({"mode": "rolling", "max_unavailable": "64"}, Pace(Mode.ROLLING, at_once=64)),
+        ({"mode": "rolling", "admit": "new"}, Pace(Mode.ROLLING, at_once=1, admit_new=True)),
+    ],
+)
+def test_the_pace_of_a_refit_is_read(own: dict[str, str], pace: Pace) -> None:
+    assert read_pace(own) == pace
+
+
+@pytest.mark.parametrize(
+    ("own", "field"),
+    [
+        ({"mode": ""}, "mode"),
+        ({"mode": "ROLLING"}, "mode"),
+        ({"max_unavailable": "1"}, "max_unavailable"),
+        ({"mode": "immediate", "max_unavailable": "1"}, "max_unavailable"),
+        ({"mode": "drain", "admit": "new"}, "admit"),
+        ({"mode": "rolling", "admit": "old"}, "admit"),
+        *(
+            ({"mode": "rolling", "max_unavailable": text}, "max_unavailable")
+            for text in ("", "0", "-1", "1.5", "1e3", "100000", "\u0661", "9" * 5000)
+        ),
+    ],
+)
+def test_a_pace_that_makes_no_sense_is_refused(own: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        read_pace(own)
+    assert caught.value.facts == {"field": field}
+
+
+@pytest.mark.parametrize(
+    ("own", "part"),
+    [
+        ({}, None),
+        ({"refit": "begin", "mode": "immediate", "timeout_s": "5", "weight_version": "v"}, Part.BEGIN),
+        ({"refit": "part", "selector": "all"}, Part.PART),
+        ({"refit": "commit"}, Part.COMMIT),
+    ],
+)
+def test_a_part_of_a_refit_is_read(own: dict[str, str], part: Part | None) -> None:
+    assert read_part(own) == part
+
+
+@pytest.mark.parametrize(
+    ("own", "field"),
+    [
+        ({"refit": ""}, "refit"),
+        ({"refit": "end"}, "refit"),
+        ({"refit": "begin", "mode": "rolling"}, "mode"),
+        ({"refit": "part", "mode": "drain"}, "mode"),
+        ({"refit": "part", "timeout_s": "1"}, "timeout_s"),
+        ({"refit": "commit", "weight_version": "v"}, "weight_version"),
+    ],
+)
+def test_a_part_that_makes_no_sense_is_refused(own: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        read_part(own)
+    assert caught.value.facts == {"field": field}
+
+
+@pytest.mark.parametrize(
+    ("in_query", "in_body", "version"),
+    [(None, None, None), ("q", None, "q"), (None, "b", "b"), ("s", "s", "s"), (None, 12, "12"), ("12", 12, "12")],
+)
+def test_a_version_is_named_in_the_query_or_the_body(in_query: str | None, in_body: object, version: str) -> None:
+    assert read_version(in_query, in_body) == version
+
+
+@pytest.mark.parametrize(
+    ("in_query", "in_body"),
+    [("a", "b"), (None, True), (None, 1.5), (None, ["v"]), (None, ""), ("", None), ("a\nb", None), ("v" * 257, None)],
+)
+def test_what_is_no_version_is_refused(in_query: str | None, in_body: object) -> None:
+    with pytest.raises(InvalidField) as caught:
+        read_version(in_query, in_body)
+    assert caught.value.facts == {"field": "weight_version"}

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sglang_diffusion_routing.control.broadcast import Outgoing
-from sglang_diffusion_routing.control.refitter import WAITING_MAX, Refit
+from sglang_diffusion_routing.control.plan import Refit
 from sglang_diffusion_routing.control.spool import Spool
+from sglang_diffusion_routing.control.turns import WAITING_MAX
+from sglang_diffusion_routing.control.worker_api import Ended
+from sglang_diffusion_routing.core.refit import StepKind
 from sglang_diffusion_routing.errors import NoEligibleWorker, TooManyRefits
 from support.raw_worker import read_request, reply, serving
 from support.running import eventually
@@ -20,7 +23,8 @@ async def refit(version: str | None = None, content: bytes = b"{}") -> Refit:
 
     spool = Spool(in_memory_bytes=0)
     await spool.fill(stream())
-    return Refit(Outgoing("POST", "/update_weights_from_disk", spool), version, drain_limit_s=5.0)
+    outgoing = Outgoing("POST", "/update_weights_from_disk", spool)
+    return Refit(StepKind.DISK, outgoing, version, drain_limit_s=5.0, content=content)
 
 
 async def test_one_transaction_at_a_time_and_the_others_in_order() -> None:
@@ -41,7 +45,7 @@ async def test_one_transaction_at_a_time_and_the_others_in_order() -> None:
         worker = run.fleet.join(str(url))
         run.connect()
         plans = [await refit(str(n), b"%d" % n) for n in range(5)]
-        replies = await asyncio.gather(*(run.refitter.run([worker], plan) for plan in plans))
+        replies = await asyncio.gather(*(run.refitter.run(lambda: [worker], plan) for plan in plans))
         assert [answer.weight_version for answer in replies] == ["0", "1", "2", "3", "4"]
         assert (most, order) == (1, [b"0", b"1", b"2", b"3", b"4"])
         assert run.refitter.outcomes == {"succeeded": 5, "failed": 0}
@@ -50,8 +54,8 @@ async def test_one_transaction_at_a_time_and_the_others_in_order() -> None:
 async def test_too_many_that_wait_are_refused_and_every_body_is_closed() -> None:
     async with runtime() as run:
         worker = run.fleet.join("http://127.0.0.1:1")
-        plans = [await refit() for _ in range(WAITING_MAX + 2)]
-        asked = [asyncio.ensure_future(run.refitter.run([worker], plan)) for plan in plans]
+        plans = [await refit() for _ in range(1 + WAITING_MAX + 2)]
+        asked = [asyncio.ensure_future(run.refitter.run(lambda: [worker], plan)) for plan in plans]
 
         async def refused() -> int:
             return sum(task.done() and isinstance(task.exception(), TooManyRefits) for task in asked)
@@ -66,13 +70,13 @@ async def test_without_an_eligible_worker_nothing_happens_and_the_body_is_closed
     async with runtime() as run:
         plan = await refit()
         with pytest.raises(NoEligibleWorker):
-            await run.refitter.run([], plan)
+            await run.refitter.run(list, plan)
         assert plan.outgoing.body._file is None
         assert run.refitter.outcomes == {"succeeded": 0, "failed": 0}
 
 
-async def test_an_update_of_a_transaction_that_has_ended_is_an_error() -> None:
+async def test_an_update_that_comes_after_its_refit_is_over_changes_nothing() -> None:
     async with runtime() as run:
         worker = run.fleet.join("http://127.0.0.1:1")
-        with pytest.raises(LookupError):
-            await run.refitter.update(worker, "refit-1")
+        update = await run.refitter.update(worker, "refit-1")
+        assert (update.answer.ended, update.unchanged) == (Ended.REFUSED, True)

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from sglang_diffusion_routing.control.updates import Update
 from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core.affinity import Gone
 from sglang_diffusion_routing.core.commands import Outcome
@@ -23,7 +24,7 @@ from sglang_diffusion_routing.core.events import (
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
-from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
+from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from support.engines import restart
 from support.raw_worker import answering, reply, serving
 from support.running import eventually
@@ -105,11 +106,15 @@ async def test_a_call_that_is_not_answered_is_lost_when_its_time_is_up() -> None
         assert (ending.outcome, worker.health) == (Outcome.LOST, Health.QUARANTINED)
 
 
-async def test_a_command_that_breaks_off_in_the_router_is_lost_too() -> None:
+async def test_a_command_that_breaks_off_in_the_router_is_lost_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def break_off(worker: Worker, refit_id: str) -> Update:
+        raise ZeroDivisionError
+
     async with serving(answering(DONE)) as url, runtime() as run:
         worker = run.fleet.join(str(url))
         run.connect()
-        ending = await run.fleet.ask(RefitRequested(worker.worker_id, "no such refit", "v1"))
+        monkeypatch.setattr(run.refitter, "update", break_off)
+        ending = await run.fleet.ask(RefitRequested(worker.worker_id, "refit-1", "v1"))
         assert ending.outcome is Outcome.LOST
         assert isinstance(run.fleet.events[-1], CommandLost)
 

@@ -9,10 +9,10 @@ from fastapi import Request
 
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.control.broadcast import Outgoing
-from sglang_diffusion_routing.control.parameters import read_timeout, split_query
+from sglang_diffusion_routing.control.parameters import OF_REFITS, read_timeout, split_query
 from sglang_diffusion_routing.control.selector import EVERYONE, select
 from sglang_diffusion_routing.control.spool import Spool
-from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import InvalidField
 
 _PASSED_ON = ("content-type", "content-encoding", "accept", "authorization", "traceparent", "x-request-id")
@@ -33,6 +33,11 @@ class FanOut:
     method: str
     target: str
     headers: Mapping[str, str]
+
+    @property
+    def only(self) -> frozenset[WorkerId] | None:
+        """The workers that `selector` names; None without one."""
+        return frozenset(worker.worker_id for worker in self.workers) if "selector" in self.own else None
 
     async def outgoing(self, request: Request, *, if_empty: bytes = b"") -> Outgoing:
         """Take the body in; it is the caller's to close.
@@ -61,22 +66,19 @@ async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def read_fan_out(request: Request, plane: ControlPlane, *, modes: frozenset[str] = frozenset()) -> FanOut:
+def read_fan_out(request: Request, plane: ControlPlane, *, is_refit: bool = False) -> FanOut:
     """Read everything but the body.
 
     Args:
-        modes: values of `mode` that the route knows; the first-named behaviour needs none.
+        is_refit: whether the route changes weights, so that the parameters of refits have a meaning.
 
     Raises:
         InvalidField, InvalidWorkerUrl, UnknownWorker: naming the parameter that is wrong.
     """
     own, rest = split_query(request.scope["query_string"])
-    mode = own.get("mode")
-    if mode is not None and mode not in modes:
-        known = f"; it knows {', '.join(sorted(modes))}" if modes else ""
-        raise InvalidField("mode", f"'mode' has no value {mode!r} on this route{known}")
-    if "refit" in own:
-        raise InvalidField("refit", "'refit' has no meaning on this route")
+    for key in own:
+        if key in OF_REFITS and not is_refit:
+            raise InvalidField(key, f"{key!r} has no meaning on this route")
     path = request.scope["raw_path"].decode("latin-1")
     query = rest.decode("latin-1")
     return FanOut(

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from sglang_diffusion_routing.control.brackets import Brackets
 from sglang_diffusion_routing.control.broadcast import Broadcast
 from sglang_diffusion_routing.control.gate import Gate
 from sglang_diffusion_routing.control.lists import Lists
@@ -33,6 +34,7 @@ class ControlPlane:
     memory: Memory
     broadcast: Broadcast
     refitter: Refitter
+    brackets: Brackets
     weights: Weights
     gate: Gate
     lists: Lists

@@ -1,30 +1,42 @@
-"""Routes that change weights: each is one transaction over the fleet."""
+"""Routes that change weights, each a transaction over the fleet, and those that show what became of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api.bodies import parse_object
 from sglang_diffusion_routing.api.fan_out import FanOut, read_fan_out
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
-from sglang_diffusion_routing.api.replies import errors
+from sglang_diffusion_routing.api.queries import each_once
+from sglang_diffusion_routing.api.replies import errors, wire_long
 from sglang_diffusion_routing.api.rl import FAN_OUT_ERRORS, answer
+from sglang_diffusion_routing.control.bracket import Bracket
 from sglang_diffusion_routing.control.broadcast import Outgoing
-from sglang_diffusion_routing.control.refitter import Refit
+from sglang_diffusion_routing.control.parameters import Part, read_pace, read_part, read_version
+from sglang_diffusion_routing.control.plan import Choose, Refit
+from sglang_diffusion_routing.control.selector import EVERYONE, select
 from sglang_diffusion_routing.control.spool import Spool
-from sglang_diffusion_routing.errors import BodyTooLarge, InvalidField, InvalidJson, TooManyRefits
-from sglang_diffusion_routing.schemas import FanOutReply
-
-router = APIRouter(
-    tags=["reinforcement learning"], responses={**FAN_OUT_ERRORS, **errors(InvalidField, InvalidJson, TooManyRefits)}
+from sglang_diffusion_routing.core.refit import StepKind
+from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.errors import (
+    BodyTooLarge,
+    InvalidField,
+    InvalidJson,
+    NoOpenRefit,
+    TooManyRefits,
+    UnknownRefit,
 )
+from sglang_diffusion_routing.schemas import FanOutReply, RefitList, RefitQuery, RefitReply
 
-MODES = frozenset({"drain"})
+router = APIRouter(tags=["reinforcement learning"])
+
+_REFIT_ERRORS = {**FAN_OUT_ERRORS, **errors(InvalidField, InvalidJson, TooManyRefits)}
+_PART_ERRORS = {**_REFIT_ERRORS, **errors(NoOpenRefit)}
+
 JSON_MAX_BYTES = 1024 * 1024
-VERSION_MAX = 256
-"""Characters of a version: it is shown in a header of every reply."""
 
 Check = Callable[[Mapping[str, object]], None]
 
@@ -44,55 +56,100 @@ def _needs_nothing(_body: Mapping[str, object]) -> None:
     """Any object will do."""
 
 
-@router.post("/update_weights_from_disk", response_model=FanOutReply)
+@router.post("/update_weights_from_disk", response_model=FanOutReply, responses=_REFIT_ERRORS)
 async def update_from_disk(request: Request, plane: Plane) -> Response:
     """Load a checkpoint into every worker: fence, drain, update each as soon as it has drained, open."""
-    return await _with_json_body(request, plane, _needs_model_path)
+    return await _with_json_body(request, plane, StepKind.DISK, _needs_model_path)
 
 
-@router.post("/v1/set_lora", response_model=FanOutReply)
+@router.post("/v1/set_lora", response_model=FanOutReply, responses=_REFIT_ERRORS)
 async def set_lora(request: Request, plane: Plane) -> Response:
     """Load a LoRA into every worker, like a checkpoint."""
-    return await _with_json_body(request, plane, _needs_nickname)
+    return await _with_json_body(request, plane, StepKind.SET_LORA, _needs_nickname)
 
 
-@router.post("/v1/merge_lora_weights", response_model=FanOutReply)
+@router.post("/v1/merge_lora_weights", response_model=FanOutReply, responses=_REFIT_ERRORS)
 async def merge_lora(request: Request, plane: Plane) -> Response:
     """Merge the LoRA into every worker's weights, like a checkpoint."""
-    return await _with_json_body(request, plane, _needs_nothing)
+    return await _with_json_body(request, plane, StepKind.MERGE_LORA, _needs_nothing)
 
 
-@router.post("/v1/unmerge_lora_weights", response_model=FanOutReply)
+@router.post("/v1/unmerge_lora_weights", response_model=FanOutReply, responses=_REFIT_ERRORS)
 async def unmerge_lora(request: Request, plane: Plane) -> Response:
     """Take the LoRA out of every worker's weights, like a checkpoint."""
-    return await _with_json_body(request, plane, _needs_nothing)
+    return await _with_json_body(request, plane, StepKind.UNMERGE_LORA, _needs_nothing)
 
 
-@router.post("/update_weights_from_tensor", response_model=FanOutReply)
+@router.post("/update_weights_from_tensor", response_model=FanOutReply, responses=_PART_ERRORS)
 async def update_from_tensor(request: Request, plane: Plane) -> Response:
-    """Load tensors into every worker; the body goes to each as it came, `weight_version` only in the query."""
-    fan_out = read_fan_out(request, plane, modes=MODES)
-    version = _checked(fan_out.own.get("weight_version"))
-    return await _run(plane, fan_out, await fan_out.outgoing(request), version)
+    """Load tensors into every worker; the body goes to each as it came, `weight_version` only in the query.
+
+    `refit=begin`, `refit=part` and `refit=commit` make one refit of several requests.
+    """
+    fan_out = read_fan_out(request, plane, is_refit=True)
+    part = read_part(fan_out.own)
+    if part in {Part.PART, Part.COMMIT}:
+        return await _go_on(request, plane, fan_out, part)
+    version, pace = read_version(fan_out.own.get("weight_version")), read_pace(fan_out.own)
+    outgoing = await fan_out.outgoing(request)
+    refit = Refit(StepKind.TENSOR, outgoing, version, _drain_limit_s(plane, fan_out), pace)
+    carry_out = plane.refitter.run if part is None else plane.brackets.begin
+    return await answer(await carry_out(_chooser(plane, fan_out), refit))
 
 
-async def _with_json_body(request: Request, plane: ControlPlane, check: Check) -> Response:
+async def _go_on(request: Request, plane: ControlPlane, fan_out: FanOut, part: Part) -> Response:
+    """Take a part, or the commit with or without a last part, of the refit in parts that is under way."""
+    bracket = plane.brackets.find(fan_out.workers)
+    # From here on, and not only once the body is whole: a large part may take longer than the refit would wait for it.
+    with bracket.request():
+        outgoing = await fan_out.outgoing(request)
+        with outgoing.body:
+            if part is Part.COMMIT:
+                return await answer(await plane.brackets.commit(bracket, fan_out.only, outgoing))
+            return await answer(await _part(bracket, fan_out, outgoing))
+
+
+async def _part(bracket: Bracket, fan_out: FanOut, outgoing: Outgoing) -> FanOutReply:
+    if not outgoing.body.size_bytes:
+        raise InvalidField("refit", "a part needs a body")
+    return bracket.took(await bracket.part(fan_out.only, outgoing), fan_out.only)
+
+
+async def _with_json_body(request: Request, plane: ControlPlane, kind: StepKind, check: Check) -> Response:
     """Run a refit whose body is a small JSON object, which is checked before any worker is fenced."""
-    fan_out = read_fan_out(request, plane, modes=MODES)
+    fan_out = read_fan_out(request, plane, is_refit=True)
+    if "refit" in fan_out.own:
+        raise InvalidField(
+            "refit", "'refit' has a meaning for tensors only: what this route loads comes in one request"
+        )
+    pace = read_pace(fan_out.own)
     outgoing = await fan_out.outgoing(request, if_empty=b"{}")
     try:
-        body = parse_object(await _small(outgoing.body))
+        content = await _small(outgoing.body)
+        body = parse_object(content)
         check(body)
-        version = _version(fan_out, body)
+        version = read_version(fan_out.own.get("weight_version"), body.get("weight_version"))
     except BaseException:
         outgoing.body.close()
         raise
-    return await _run(plane, fan_out, outgoing, version)
+    refit = Refit(kind, outgoing, version, _drain_limit_s(plane, fan_out), pace, content)
+    return await answer(await plane.refitter.run(_chooser(plane, fan_out), refit))
 
 
-async def _run(plane: ControlPlane, fan_out: FanOut, outgoing: Outgoing, version: str | None) -> Response:
-    drain_limit_s = plane.settings.drain_timeout_s if fan_out.timeout_s is None else fan_out.timeout_s
-    return await answer(await plane.refitter.run(fan_out.workers, Refit(outgoing, version, drain_limit_s)))
+def _drain_limit_s(plane: ControlPlane, fan_out: FanOut) -> float:
+    return plane.settings.drain_timeout_s if fan_out.timeout_s is None else fan_out.timeout_s
+
+
+def _chooser(plane: ControlPlane, fan_out: FanOut) -> Choose:
+    """Give the function that chooses the workers when the refit's turn has come: who has joined since is one of all."""
+    selector = fan_out.own.get("selector", EVERYONE)
+
+    def choose() -> Sequence[Worker]:
+        if selector == EVERYONE or "=" in selector:
+            return select(selector, plane.fleet.pool.workers.values())
+        return fan_out.workers
+
+    return choose
 
 
 async def _small(body: Spool) -> bytes:
@@ -101,23 +158,13 @@ async def _small(body: Spool) -> bytes:
     return b"".join([chunk async for chunk in body.chunks()])
 
 
-def _version(fan_out: FanOut, body: Mapping[str, object]) -> str | None:
-    """Give the version that the query or the body names; None where neither does.
-
-    Raises:
-        InvalidField: they name different ones, or it is no version.
-    """
-    in_query, in_body = fan_out.own.get("weight_version"), body.get("weight_version")
-    if isinstance(in_body, int) and not isinstance(in_body, bool):
-        in_body = str(in_body)
-    if in_body is not None and not isinstance(in_body, str):
-        raise InvalidField("weight_version", "'weight_version' must be a string")
-    if None not in (in_query, in_body) and in_query != in_body:
-        raise InvalidField("weight_version", "'weight_version' differs between the query and the body")
-    return _checked(in_body if in_query is None else in_query)
+@router.get("/refits", response_model=RefitList, dependencies=[Depends(each_once)], responses=errors(InvalidField))
+async def list_refits(plane: Plane, query: Annotated[RefitQuery, Query()]) -> Response:
+    """Show the last refits, the newest first."""
+    return await wire_long(RefitList(refits=plane.refitter.log.newest(query.limit)))
 
 
-def _checked(version: str | None) -> str | None:
-    if version is not None and not (version.isprintable() and 0 < len(version) <= VERSION_MAX):
-        raise InvalidField("weight_version", f"'weight_version' must have 1 to {VERSION_MAX} printable characters")
-    return version
+@router.get("/refits/{refit_id}", response_model=RefitReply, responses=errors(UnknownRefit))
+async def show_refit(plane: Plane, refit_id: str) -> Response:
+    """Show how far a refit is, or what became of it."""
+    return await wire_long(RefitReply(refit=plane.refitter.log.get(refit_id).view()))

@@ -1,85 +1,80 @@
-"""Load new weights into the fleet as one transaction: fence, drain, update each worker once it has drained, open."""
+"""Load new weights into the fleet, one refit after the other in each weight group."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Awaitable, Iterable
 from itertools import count
 
 import structlog
 
-from sglang_diffusion_routing.control.broadcast import Outgoing, sort_out
+from sglang_diffusion_routing.control.bracket import Bracket
 from sglang_diffusion_routing.control.checksums import Baselines
+from sglang_diffusion_routing.control.plan import Choose, Plan, Refit, groups_of, sort_out
 from sglang_diffusion_routing.control.ports import Fleet
-from sglang_diffusion_routing.control.rows import Asked, endings, is_good, reply, row_of_ending, skipped
+from sglang_diffusion_routing.control.refit_log import NoShelf, RefitLog, RefitRecord, Shelf, Status
+from sglang_diffusion_routing.control.resume import refit_of, until_probed
+from sglang_diffusion_routing.control.transaction import Transaction
+from sglang_diffusion_routing.control.turns import Turns
+from sglang_diffusion_routing.control.updates import Update, Updates
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, WorkerApi
-from sglang_diffusion_routing.core.events import RefitRequested
+from sglang_diffusion_routing.core.events import RefitClosed
+from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.worker import Worker
-from sglang_diffusion_routing.errors import Conflict, NoEligibleWorker, RouterError, TooManyRefits, UnknownWorker
+from sglang_diffusion_routing.errors import NoEligibleWorker, RouterError
 from sglang_diffusion_routing.schemas import FanOutReply
+from sglang_diffusion_routing.store import SavedRefit
 from sglang_diffusion_routing.tasks import Tasks
+
+__all__ = ["Refitter", "Update"]
 
 _log = structlog.get_logger(__name__)
 
-WAITING_MAX = 16
-"""Transactions that wait for the one under way; each may hold a body on disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refit:
-    """One transaction's request.
-
-    version: name of the new weights; None to have the router count. drain_limit_s: how long work may take to end.
-    """
-
-    outgoing: Outgoing
-    version: str | None
-    drain_limit_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What became of one worker's update.
-
-    unchanged: of a refused one, whether the worker's weights are as before; None when nobody could tell.
-    """
-
-    answer: Answer
-    unchanged: bool | None = None
+_OVER = Update(Answer(Ended.REFUSED, 409, {"error": "the refit was over before its turn had come"}), unchanged=True)
 
 
 class Refitter:
-    """Fleet transactions, one at a time.
+    """The fleet's refits.
 
     Args:
         call_limit_s: how long a worker may take to load its weights.
+        shelf: where refits outlive the router.
 
     Attributes:
-        outcomes: transactions so far that did "succeeded", "failed" in part or whole.
+        outcomes: refits so far that did "succeeded", "failed" in part or whole.
+        turns: whose turn it is in each weight group. log: the last refits. updates: the calls on workers.
     """
 
     def __init__(
-        self, fleet: Fleet, api: WorkerApi, baselines: Baselines, *, call_limit_s: float, max_reply_bytes: int
+        self,
+        fleet: Fleet,
+        api: WorkerApi,
+        baselines: Baselines,
+        *,
+        call_limit_s: float,
+        max_reply_bytes: int,
+        shelf: Shelf | None = None,
     ) -> None:
-        self._fleet = fleet
-        self._api = api
-        self._call_limit_s = call_limit_s
-        self._max_reply_bytes = max_reply_bytes
-        self._baselines = baselines
-        self._turn = asyncio.Lock()
-        self._waiting = 0
-        self._tasks = Tasks()
-        self._refits = count(1)
-        self._counted = 0
-        self._current: dict[str, tuple[Refit, str]] = {}
         self.outcomes = {"succeeded": 0, "failed": 0}
+        self.turns = Turns()
+        self.log = RefitLog()
+        self.updates = Updates(api, baselines, call_limit_s=call_limit_s, max_reply_bytes=max_reply_bytes)
+        self._fleet = fleet
+        self._shelf = NoShelf() if shelf is None else shelf
+        self._tasks = Tasks()
+        self._run_name = secrets.token_hex(4)
+        self._ids = count(1)
+        self._counted = 0
+        self._under_way: dict[str, Transaction] = {}
 
     async def aclose(self) -> None:
         await self._tasks.cancel_all()
 
-    async def run(self, workers: Sequence[Worker], refit: Refit) -> FanOutReply:
-        """Carry `refit` out on those of `workers` that are eligible; goes on when the caller is cancelled.
+    # One request, or the first of several.
+
+    async def run(self, choose: Choose, refit: Refit) -> FanOutReply:
+        """Carry `refit` out on those of the chosen workers that are eligible; goes on when the caller is cancelled.
 
         The refit's body is closed in the end, whatever happens.
 
@@ -87,77 +82,163 @@ class Refitter:
             NoEligibleWorker: there is none; nothing was changed.
             TooManyRefits: too many wait for their turn.
         """
-        if self._waiting >= WAITING_MAX:
-            refit.outgoing.body.close()
-            raise TooManyRefits(self._waiting)
-        self._waiting += 1
-        task = self._tasks.spawn(self._in_turn(workers, refit), name="refit", on_error=_unless_told)
+
+        async def carry_out() -> FanOutReply:
+            with refit.outgoing.body:
+                return await self._carry_out(self.enter(choose, refit), choose, refit)
+
+        task = self._tasks.spawn(carry_out(), name="refit", on_error=_unless_told)
         return await asyncio.shield(task)
 
-    async def _in_turn(self, workers: Sequence[Worker], refit: Refit) -> FanOutReply:
+    def begin(self, record: RefitRecord, choose: Choose, refit: Refit, bracket: Bracket) -> asyncio.Task[FanOutReply]:
+        """Begin a refit whose weights come through `bracket`; the task ends with it. The body is the caller's."""
+        carrying = self._carry_out(record, choose, refit, bracket)
+        return self._tasks.spawn(carrying, name="refit in parts", on_error=_unless_told)
+
+    def enter(self, choose: Choose, refit: Refit) -> RefitRecord:
+        """Note that a refit was asked for."""
+        refit_id = f"refit-{self._run_name}-{next(self._ids)}"
+        groups = sorted(groups_of(choose()))
+        record = RefitRecord(refit_id, refit.route, refit.pace.mode, version=refit.version, groups=groups)
+        self.log.enter(record)
+        return record
+
+    # One worker, when the pool says so.
+
+    async def update(self, worker: Worker, refit_id: str) -> Update:
+        """Give one worker the weights of the refit that is under way."""
+        transaction = self._under_way.get(refit_id)
+        return _OVER if transaction is None else await transaction.update(worker)
+
+    # After a restart of the router.
+
+    def restore(self, refits: Iterable[SavedRefit], *, within_s: float) -> None:
+        """Remember the refits of an earlier run, the oldest first, and go on with what its end has interrupted.
+
+        Args:
+            within_s: how long to wait for the first answers of the remembered workers.
+        """
+        for saved in refits:
+            self.log.restore(saved)
+            if saved.is_open:
+                self.resume(saved, within_s=within_s)
+
+    def resume(self, saved: SavedRefit, *, within_s: float) -> None:
+        """Send a checkpoint or a LoRA from disk to everybody again, which does no harm to those that have it.
+
+        What cannot be sent again is over; the workers that it was for get no work before they have been looked at.
+        """
+        record, refit = self.log.get(saved.refit_id), refit_of(saved)
+        if refit is None:
+            record.end("interrupted", "the router ended in the middle of it, and it cannot be sent again")
+            _log.error("refit_interrupted", refit=saved.refit_id, version=saved.version)
+            self._fleet.apply(RefitClosed(saved.refit_id))
+            self._shelf.put_refit(record.closed(saved))
+            return
+        _log.warning("refit_resumed", refit=saved.refit_id, version=saved.version)
+        self._tasks.spawn(self._resume(record, refit, within_s), name="refit resumed", on_error=_unless_told)
+
+    async def _resume(self, record: RefitRecord, refit: Refit, within_s: float) -> None:
+        def choose() -> list[Worker]:
+            return [worker for worker in self._fleet.pool.workers.values() if worker.weight_group in record.groups]
+
         with refit.outgoing.body:
             try:
-                await self._turn.acquire()
-            finally:
-                self._waiting -= 1
-            try:
-                return await self._transact(workers, refit)
-            finally:
-                self._turn.release()
+                await self._carry_out(record, choose, refit, wait=until_probed(self._fleet, within_s))
+            except RouterError:
+                # The fence was remembered, and nobody else takes it down.
+                self._fleet.apply(RefitClosed(record.refit_id))
 
-    async def _transact(self, workers: Sequence[Worker], refit: Refit) -> FanOutReply:
-        eligible, skips = sort_out(workers)
+    # All of them.
+
+    async def _carry_out(
+        self,
+        record: RefitRecord,
+        choose: Choose,
+        refit: Refit,
+        bracket: Bracket | None = None,
+        *,
+        wait: Awaitable[None] | None = None,
+    ) -> FanOutReply:
+        """Do it when its turn has come, and write down what became of it.
+
+        Args:
+            bracket: gives the weights in parts. wait: what comes first, within the turn.
+        """
+        try:
+            async with self.turns.of(record.groups):
+                if wait is not None:
+                    await wait
+                return await self._transact(record, choose, refit, bracket)
+        except RouterError as error:
+            record.end("failed", error.message)
+            raise
+        except Exception:
+            record.end("failed", "the router failed; its log says why")
+            raise
+
+    async def _transact(
+        self, record: RefitRecord, choose: Choose, refit: Refit, bracket: Bracket | None
+    ) -> FanOutReply:
+        eligible, skips = sort_out(choose(), frozenset(record.groups))
         if not eligible:
             raise NoEligibleWorker(self._fleet.pool.counts_by_status())
-        version = refit.version if refit.version is not None else str(self._next_number(eligible))
-        refit_id = f"refit-{next(self._refits)}"
-        self._current[refit_id] = refit, version
-        asked: list[Asked] = []
+        groups = groups_of(eligible)
+        version = refit.version if refit.version is not None else str(self._next_number(groups))
+        plan = refit.plan(record.refit_id, version, groups)
+        record.begin(plan, parts=0 if bracket else 1)
+        await self._put(record, plan)
+        transaction = self._transaction(record, plan, refit, bracket)
+        self._under_way[plan.refit_id] = transaction
+        _log.info("refit_started", refit=plan.refit_id, version=version, workers=len(eligible))
         try:
-            for worker in eligible:
-                try:
-                    ending = self._fleet.ask(
-                        RefitRequested(worker.worker_id, refit_id, version, drain_limit_s=refit.drain_limit_s)
-                    )
-                except (Conflict, UnknownWorker) as error:
-                    skips.append(skipped(worker, error.message))
-                else:
-                    asked.append(Asked(worker, ending))
-            _log.info("refit_started", refit=refit_id, version=version, workers=len(asked))
-            ended = await endings(asked, refit.drain_limit_s + 3 * self._call_limit_s)
+            await transaction.run(eligible, skips)
         finally:
-            del self._current[refit_id]
-        rows = [row_of_ending(one.worker, ending, {"success": True}) for one, ending in zip(asked, ended, strict=True)]
-        good = sum(map(is_good, rows))
-        _log.info("refit_ended", refit=refit_id, version=version, updated=good, failed=len(rows) - good)
-        self.outcomes["succeeded" if good == len(rows) else "failed"] += 1
-        if good and refit.version is None:
-            self._counted = int(version)
-        return reply(rows, skips, version=version if good else None)
+            del self._under_way[plan.refit_id]
+            if bracket is not None:
+                bracket.close()
+        fault = "" if bracket is None else bracket.fault
+        return await self._ended(transaction, record, counted=refit.version is None, fault=fault)
 
-    def _next_number(self, workers: Sequence[Worker]) -> int:
+    def _transaction(self, record: RefitRecord, plan: Plan, refit: Refit, bracket: Bracket | None) -> Transaction:
+        fleet, updates = self._fleet, self.updates
+        if bracket is not None:
+            return Transaction(fleet, updates, plan, record, bracket.hold, limit_s=None, settled=bracket.open)
+
+        def load(worker: Worker, before: Loaded) -> Awaitable[Update]:
+            return updates.make(worker, before, refit.outgoing)
+
+        # It may wait behind a call of the router's own, and is asked for checksums before and after.
+        limit_s = plan.drain_limit_s + 3 * updates.call_limit_s
+        return Transaction(fleet, updates, plan, record, load, limit_s=limit_s)
+
+    async def _ended(self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str) -> FanOutReply:
+        good, asked = transaction.updated, len(transaction.rows)
+        status: Status = "failed" if not good else "succeeded" if good == asked else "partial"
+        record.end(status, fault)
+        await self._put(record, transaction.plan)
+        version = transaction.plan.version
+        _log.info("refit_ended", refit=record.refit_id, version=version, updated=good, failed=asked - good)
+        if not asked:
+            raise NoEligibleWorker(self._fleet.pool.counts_by_status())
+        self.outcomes["succeeded" if status == "succeeded" else "failed"] += 1
+        if good and counted:
+            self._counted = max(self._counted, int(version))
+        return transaction.reply()
+
+    async def _put(self, record: RefitRecord, plan: Plan) -> None:
+        """Wait until the disk has it, in vain where it takes nothing: the store says so, and the refit goes on."""
+        self._shelf.put_refit(record.saved(plan))
+        await self._shelf.flush()
+
+    def _next_number(self, groups: Iterable[str]) -> int:
         """Count on from the last number that a worker has loaded, past those that the trainer has used as names."""
-        ledger = self._fleet.pool.ledger
-        groups = {worker.weight_group or "" for worker in workers}
+        ledger, groups = self._fleet.pool.ledger, list(groups)
         return next(
             number
             for number in count(self._counted + 1)
             if all(ledger.sequence_of(group, str(number)) is None for group in groups)
         )
-
-    async def update(self, worker: Worker, refit_id: str) -> Update:
-        """Send one drained worker its update, and find out what a refusal has changed."""
-        if refit_id not in self._current:
-            raise LookupError(f"{refit_id} has ended")
-        refit, version = self._current[refit_id]
-        group, before = worker.weight_group or "", worker.loaded
-        await self._baselines.take_first(worker, group)
-        answer = await self._api.send(worker.url, refit.outgoing.call(self._call_limit_s, self._max_reply_bytes))
-        if answer.ended is Ended.REFUSED:
-            return Update(answer, await self._baselines.still_holds(worker, group, before))
-        if answer.ended is Ended.SUCCEEDED:
-            self._baselines.take_new(worker, group, version)
-        return Update(answer)
 
 
 def _unless_told(error: BaseException) -> None:

@@ -56,7 +56,12 @@ def is_good(row: FanOutRow) -> bool:
 
 
 def reply(
-    rows: Sequence[FanOutRow], skips: Sequence[SkippedRow], *, message: str | None = None, version: str | None = None
+    rows: Sequence[FanOutRow],
+    skips: Sequence[SkippedRow],
+    *,
+    message: str | None = None,
+    version: str | None = None,
+    refit: str | None = None,
 ) -> FanOutReply:
     """Put a fan-out's reply together."""
     return FanOutReply(
@@ -65,6 +70,7 @@ def reply(
         skipped=list(skips),
         message=message,
         weight_version=version,
+        refit=refit,
     )
 
 

@@ -25,6 +25,14 @@ class Spool:
         self._file: BinaryIO | None = None
         self.size_bytes = 0
 
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Make a body of what is in memory already."""
+        spool = cls()
+        spool._memory += content
+        spool.size_bytes = len(content)
+        return spool
+
     def __enter__(self) -> Self:
         return self
 
