@@ -55,6 +55,28 @@ def test_what_is_due_is_given_once_and_in_order() -> None:
     assert (queue.due(99.0), queue.next_deadline_s(), never.waiting) == ([], None, True)
 
 
+def test_a_demand_is_due_when_it_has_waited_long_enough_and_again_when_reminded() -> None:
+    queue = Queue(QueueLimits(weights_wait_s=10.0))
+    plain, demand = enter(queue, WorkSpec(min_version="v1")), enter(queue, WorkSpec(min_version="v1", deadline_s=4.0))
+    assert queue.has_demands
+    assert (queue.due(4.0), queue.due(9.9), queue.due(10.0)) == ([demand], [], [plain])
+    queue.remind(plain, 10.0)
+    assert queue.next_deadline_s() == 20.0
+    queue.leave(plain)
+    assert (queue.has_demands, queue.next_deadline_s()) == (True, None)
+    queue.leave(demand)
+    assert not queue.has_demands
+
+
+def test_the_bound_on_versions_is_named_and_is_none_for_those_that_are_waited_for() -> None:
+    queue = Queue(QueueLimits(max_demands=1))
+    ticket = enter(queue, WorkSpec(min_version="v1"))
+    wanted = [WorkSpec(min_version="v2"), WorkSpec(min_version="v1"), WorkSpec()]
+    assert [queue.met(spec) for spec in wanted] == ["1 different weight versions", None, None]
+    queue.leave(ticket)
+    assert queue.met(wanted[0]) is None
+
+
 def test_deadlines_of_what_was_granted_long_ago_do_not_pile_up() -> None:
     queue = Queue(QueueLimits())
     stays = enter(queue, WorkSpec(deadline_s=2_000_000.0))

@@ -8,6 +8,8 @@ from core.machine import FleetMachine
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
+from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
+from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Needs, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, RequestId
 from sglang_diffusion_routing.errors import (
@@ -763,6 +765,71 @@ def test_a_quarantined_workers_lease_gives_its_room_to_nobody() -> None:
     assert waiting.waits
     fleet.end(running[1])
     assert waiting.got == "b"
+
+
+def test_what_an_event_changed_is_judged_before_work_is_given_out() -> None:
+    """A fence that closes the last routable worker must not send its queue to one that the same event made stale."""
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    fleet.add("a")
+    fleet.ask()
+    waiting = fleet.ask()
+    fleet.register("b")
+    step = Step(StepKind.DISK, "v1", "/update_weights_from_disk")
+    fleet.apply(ev.RefitOpened(frozenset({"m"}), "r", "v1", Mode.DRAIN, step))
+    assert waiting.waits
+
+
+# Work that is on a worker already
+
+
+@pytest.mark.parametrize("state", ["routable", "full", "held", "asleep", "quarantined", "unproven"])
+def test_work_that_runs_already_gets_a_lease_however_its_worker_is(state: str) -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    worker = fleet.register("a") if state == "unproven" else fleet.add("a")
+    match state:
+        case "full":
+            fleet.ask()
+        case "held":
+            fleet.apply(ev.HoldRequested(A))
+        case "asleep":
+            put_to_sleep(fleet, "a")
+        case "quarantined":
+            fleet.apply(ev.QuarantineRequested(A))
+    lease = fleet.scheduler.adopt(worker, JOB, 3.0)
+    assert (lease.worker, lease.spec, lease.granted_s, lease.queued_s) == (worker, JOB, 3.0, 0.0)
+    assert lease in fleet.scheduler.leases_of(A)
+    in_flight = fleet.scheduler.in_flight(A)
+    fleet.deliver(fleet.scheduler.release(lease, Result.OK, 0, 4.0))
+    assert fleet.scheduler.in_flight(A) == in_flight - 1
+
+
+def test_it_takes_its_room_as_soon_as_the_worker_takes_work_and_gives_it_back() -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    lease = fleet.scheduler.adopt(fleet.register("a"), JOB, 0.0)
+    fleet.answer("a")
+    waiting = fleet.ask()
+    assert waiting.waits
+    fleet.deliver(fleet.scheduler.release(lease, Result.OK, 0, 1.0))
+    assert waiting.got == "a"
+
+
+def test_a_drain_waits_for_it() -> None:
+    fleet = Fleet()
+    worker = fleet.add("a")
+    asker = Asker(JOB)
+    asker.lease = fleet.scheduler.adopt(worker, JOB, 0.0)
+    fleet.apply(ev.RefitRequested(A, "r", "v1"))
+    assert worker.state is WorkerState.DRAINING
+    fleet.end(asker)
+    assert worker.state is WorkerState.UPDATING
+
+
+def test_a_worker_that_is_not_here_has_no_work() -> None:
+    fleet = Fleet()
+    worker = fleet.add("a")
+    fleet.apply(ev.RemovalRequested(A, force=True))
+    with pytest.raises(KeyError):
+        fleet.scheduler.adopt(worker, JOB, 0.0)
 
 
 # Whatever happens, in whatever order
