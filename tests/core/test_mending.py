@@ -181,6 +181,55 @@ def test_a_refit_of_one_group_is_nothing_to_another() -> None:
     assert shown(other) == ("active", Unversioned.BASE)
 
 
+@pytest.mark.parametrize(
+    ("kind", "modules"),
+    [(StepKind.MERGE_LORA, ()), (StepKind.UNMERGE_LORA, ()), (StepKind.DISK, ("vae",)), (StepKind.SET_LORA, ("vae",))],
+)
+def test_what_builds_on_other_weights_is_not_given_to_a_worker_that_lacks_them(
+    kind: StepKind, modules: tuple[str, ...]
+) -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a")
+    fleet.apply(ev.HoldRequested(B))
+    fleet.apply(ev.WakeRequested(B))
+    worker = fleet.worker("b")
+    refuse(fleet, "b", "no such file")
+    builds = Step(kind, "2", "/", modules=frozenset(modules))
+    fleet.apply(ev.RefitOpened(frozenset({"m"}), "r", "2", Mode.DRAIN, builds))
+    with pytest.raises(Conflict, match="does not have the weights that this refit builds on"):
+        ask(fleet, "b", "r", "2")
+    ask(fleet, "a", "r", "2")
+    succeed(fleet, "a")
+    commands = fleet.apply(ev.RefitClosed("r"))
+    assert do.ResyncWeights in map(type, commands)
+    assert [missed.version for missed in fleet.pool.resync_plan(worker).steps] == ["1", "2"]
+
+
+def test_what_builds_on_other_weights_and_loses_them_on_the_way_leaves_the_worker_suspect() -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a", "b")
+    running = fleet.ask()
+    fleet.apply(ev.RefitOpened(frozenset({"m"}), "r", "2", Mode.DRAIN, step("2", StepKind.MERGE_LORA)))
+    worker = fleet.worker(running.got)
+    ask(fleet, running.got, "r", "2")
+    fleet.apply(ev.SentinelLost(worker.worker_id, worker.incarnation, 0))
+    fleet.end(running)
+    assert worker.state is WorkerState.UPDATING
+    succeed(fleet, running.got)
+    assert (worker.loaded, fleet.pool.ledger.group("m").target) == (Unversioned.SUSPECT, "1")
+
+
+def test_a_worker_removed_in_the_middle_of_a_refit_and_named_again_is_suspect() -> None:
+    fleet = fleet_of("a", "b")
+    refit_id = begin(fleet, "1")
+    ask(fleet, "b", refit_id, "1")
+    fleet.apply(ev.RemovalRequested(B, force=True))
+    fleet.apply(ev.RefitClosed(refit_id))
+    assert fleet.add("b").loaded is Unversioned.SUSPECT
+    fleet.apply(ev.RemovalRequested(B, force=True))
+    assert fleet.add("b").loaded is Unversioned.BASE
+
+
 # The router's own
 
 
@@ -350,7 +399,7 @@ def test_a_process_replaced_while_it_was_refit_does_not_get_the_credit() -> None
     succeed(fleet, "a")
     fleet.apply(ev.SentinelLost(B, 2, 0))
     succeed(fleet, "b")
-    assert fleet.worker("b").loaded is Unversioned.UNCHECKED
+    assert fleet.worker("b").loaded is Unversioned.SUSPECT
 
 
 @pytest.mark.parametrize("what", ["refit", "hold", "sleep", "remove"])

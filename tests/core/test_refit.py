@@ -168,3 +168,26 @@ def outcome(steps: list[Step] | tuple[Step, ...]) -> dict[str, tuple[str, ...]]:
             else:
                 parts[part] = (*parts[part], f"+{step.version}")
     return parts
+
+
+@pytest.mark.parametrize(
+    ("made", "step", "loaded", "allowed"),
+    [
+        (recipe(disk("1"), lora("2")), disk("3"), "anything", True),
+        (recipe(disk("1"), lora("2")), tensors("3"), "anything", True),
+        (recipe(disk("1"), lora("2")), disk("3", "vae"), "0", False),
+        (recipe(disk("1"), lora("2")), disk("3", "vae"), "2", True),
+        (recipe(disk("1", "vae")), disk("3", "vae"), "0", True),
+        (recipe(lora("1")), lora("3"), "0", True),
+        (recipe(lora("1")), lora("3", "vae"), "0", False),
+        (recipe(disk("1")), lora("3"), "0", False),
+        (recipe(disk("1")), lora("3"), "1", True),
+        (recipe(lora("1")), lora("3", self_contained=False), "0", False),
+        (recipe(lora("1")), merge("3"), "0", False),
+        (recipe(), merge("3"), "0", False),
+    ],
+)
+def test_a_step_is_enough_for_a_worker_if_it_sets_all_that_the_worker_misses(
+    made: Recipe, step: Step, loaded: str, *, allowed: bool
+) -> None:
+    assert made.allows(step, loaded) is allowed

@@ -136,6 +136,10 @@ class Pool(Mending):
             max_concurrency=max_concurrency,
             since_s=now_s,
         )
+        if worker.worker_id in self._half_done:
+            # The refit that its predecessor was removed from may have reached it, or may yet.
+            del self._half_done[worker.worker_id]
+            worker.loaded = Unversioned.SUSPECT
         self._workers[worker.worker_id] = worker
         return worker
 
@@ -163,6 +167,13 @@ class Pool(Mending):
         if worker.weight_group is None:
             raise Conflict(
                 f"{worker.worker_id} has not said yet what it serves, so its weight group is not known",
+                worker=worker.worker_id,
+                state=worker.state.value,
+                asked=Trigger.REFIT.value,
+            )
+        if not self.ledger.allows(worker.weight_group, event.refit_id, worker.loaded):
+            raise Conflict(
+                f"{worker.worker_id} does not have the weights that this refit builds on",
                 worker=worker.worker_id,
                 state=worker.state.value,
                 asked=Trigger.REFIT.value,
@@ -335,9 +346,8 @@ class Pool(Mending):
             if worker.updates == worker.updates_begun:
                 self._updated(event, worker, worker.order, now_s)
             else:
-                # Its process was replaced meanwhile: whatever was said is about another one.
-                worker.loaded = Unversioned.UNCHECKED
-                self._judge(worker)
+                # Its process may have been replaced meanwhile: whatever was said may be about another one.
+                self._load(worker, Unversioned.SUSPECT, None)
         match event:
             case ev.CommandSucceeded():
                 self._happen(worker, Trigger.SUCCEEDED, now_s)
@@ -350,7 +360,7 @@ class Pool(Mending):
         match event:
             case ev.CommandSucceeded() if order.resync:
                 self._resynced(worker, order)
-            case ev.CommandSucceeded() if order.version is not None:
+            case ev.CommandSucceeded() if order.version is not None and self._had_the_base(worker, order):
                 self._load(worker, order.version, order.refit_id)
             case ev.CommandRefused(reason=reason, differs=True) if order.resync and order.version is None:
                 worker.loaded = Unversioned.OTHER
@@ -364,6 +374,10 @@ class Pool(Mending):
                 pass
             case _:
                 self._load(worker, Unversioned.SUSPECT, None)
+
+    def _had_the_base(self, worker: Worker, order: Order) -> bool:
+        """Tell whether a refit that builds on other weights came upon these."""
+        return self.ledger.allows(worker.weight_group or "", order.refit_id, worker.loaded)
 
     # What the handlers share.
 

@@ -135,6 +135,23 @@ class Recipe:
                 return self.steps[place + 1 :]
         return self.steps
 
+    def allows(self, step: Step, loaded: object) -> bool:
+        """Tell whether `step` alone brings a worker that has `loaded` to where it brings those that miss nothing.
+
+        A whole checkpoint does, and tensors are taken to be whole; what builds on what is there does only if it sets
+        every part that the worker misses.
+        """
+        missing = self.missing_from(loaded)
+        match step.kind:
+            case StepKind.DISK:
+                return all(step.covers(missed) for missed in missing)
+            case StepKind.SET_LORA if step.self_contained:
+                return all(missed.kind in _LORA and step.covers(missed) for missed in missing)
+            case StepKind.TENSOR | StepKind.REPORTED:
+                return True
+            case _:
+                return False
+
     def obstacle_for(self, loaded: object) -> str | None:
         """Say why a worker that has `loaded` cannot be brought up by sending steps again; None when it can."""
         steps = self.missing_from(loaded)

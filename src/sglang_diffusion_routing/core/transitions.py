@@ -9,8 +9,11 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.orders import UNDOES, Precedence, joined, precedence
 from sglang_diffusion_routing.core.roster import Roster
 from sglang_diffusion_routing.core.state import COMMANDED, TABLE, Effect, Fate, Move, Trigger, WorkerState
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Worker
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict
+
+HALF_DONE_MAX = 4096
+"""Workers removed in the middle of a refit that are remembered until they are registered again."""
 
 _OUTCOME_OF = {
     Fate.DONE: Outcome.DONE,
@@ -26,6 +29,7 @@ class Transitions(Roster):
     def __init__(self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
         super().__init__(limits, drain_limit_s)
         self._command_ids = 0
+        self._half_done: dict[WorkerId, None] = {}
 
     def _ask(self, worker: Worker, order: Order, now_s: float) -> None:
         """Carry out an order, add it to the one under way, or let it wait behind a command.
@@ -76,6 +80,10 @@ class Transitions(Roster):
         return move
 
     def _move(self, worker: Worker, move: Move, now_s: float) -> None:
+        if worker.state is WorkerState.UPDATING and move.state is WorkerState.REMOVED:
+            self._half_done[worker.worker_id] = None
+            if len(self._half_done) > HALF_DONE_MAX:
+                del self._half_done[next(iter(self._half_done))]
         if move.state is not worker.state:
             worker.since_s = now_s
             worker.command_id = None

@@ -52,6 +52,7 @@ class OpenRefit:
     """A refit under way in a group.
 
     admit_new: of a rolling one, whether only the new version serves as soon as there is one.
+    builds_on, base: the group's recipe and target when it began.
     """
 
     refit_id: str
@@ -59,6 +60,8 @@ class OpenRefit:
     mode: Mode
     step: Step
     admit_new: bool = False
+    builds_on: Recipe = Recipe()
+    base: Loaded = Unversioned.BASE
 
     @property
     def fences(self) -> bool:
@@ -124,7 +127,18 @@ class Ledger:
     def begin(self, groups: Collection[str], refit: OpenRefit) -> None:
         """Note that a refit is under way in these groups."""
         for name in groups:
-            self._record(name).open = refit
+            group = self._record(name)
+            base: Loaded = Unversioned.BASE if group.target is None else group.target
+            group.open = replace(refit, builds_on=group.recipe, base=base)
+
+    def allows(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
+        """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to."""
+        refit = self.group(name).open
+        if refit is None or refit.refit_id != refit_id or loaded == refit.base:
+            return True
+        if loaded is Unversioned.OTHER and refit.step.modules:
+            return False
+        return refit.builds_on.allows(refit.step, loaded)
 
     def end(self, refit_id: str) -> set[str]:
         """Note that a refit is over, and give the groups that it was under way in."""
