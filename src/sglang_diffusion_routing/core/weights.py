@@ -60,7 +60,7 @@ class OpenRefit:
     mode: Mode
     step: Step
     admit_new: bool = False
-    builds_on: Recipe = Recipe()
+    builds_on: Recipe = field(default_factory=Recipe)
     base: Loaded = Unversioned.BASE
 
     @property
