@@ -26,7 +26,6 @@ from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
-from sglang_diffusion_routing.control.turns import Turns
 from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.address import AllowList
@@ -121,7 +120,7 @@ class App:
             broadcast=Broadcast(fleet, api, timeout_s=limit_s, max_reply_bytes=reply_bytes),
             refitter=self._refitter,
             brackets=Brackets(self._refitter, part_limit_s=settings.refit_part_timeout_s),
-            weights=Weights(fleet, self._baselines, Turns()),
+            weights=Weights(fleet, self._baselines, self._refitter.turns),
             gate=Gate(fleet),
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
             samples=reader(
