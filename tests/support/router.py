@@ -50,6 +50,16 @@ class RouterProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def said(self) -> list[str]:
+        """The lines on its standard output so far."""
+        return [line.rstrip("\n") for line in self._lines]
+
+    def kill(self) -> None:
+        """End the process as the kernel does: it does nothing more."""
+        self._process.kill()
+        self._process.wait(PATIENCE_S)
+
     def stderr(self) -> str:
         return self._stderr.read_text(errors="replace")
 
