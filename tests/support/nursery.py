@@ -120,7 +120,9 @@ class Nursery:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        assert answer, "the nursery has ended"
+        return int(answer)
 
 
 def serve(programs: dict[str, Program]) -> None:

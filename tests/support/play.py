@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from sglang_diffusion_routing.sim.faults import Faults
+from sglang_diffusion_routing.sim.settings import SimSettings
 from support.forked import ForkedRouter, ForkedSim
 from support.nursery import Nursery
 from support.oracle import Sample
@@ -44,11 +45,13 @@ SERVED = {200, 502, 503}
 class Report:
     """How a schedule went.
 
-    faults: sentences, none when all is well. statuses: how often requests ended how. output: what the router said.
+    faults: sentences, none when all is well; violations: those about samples on wrong weights. statuses: how often
+    requests ended how. output: what the router said.
     """
 
     schedule: Schedule
     faults: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     log: list[str] = field(default_factory=list)
     output: str = ""
@@ -111,7 +114,7 @@ class _Play:
         self._fleet = fleet
         self._client = client
         self._rng = random.Random(report.schedule.seed)
-        self._trainer = Trainer(router, client, checkpoints, self._rng)
+        self._trainer = Trainer(router, client, checkpoints, self._rng, SimSettings())
         self._weights = asyncio.Lock()
         self._whole = [asyncio.Lock() for _ in fleet]
         self._may_send = asyncio.Event()
@@ -123,18 +126,21 @@ class _Play:
         """Play all lanes, bring everything back, and look at what is there."""
         await self._eventually(self._statuses, lambda found: set(found.values()) == {"active"}, "the fleet to begin")
         clients = [asyncio.create_task(self._be_client(number)) for number in range(CLIENTS)]
-        lanes = [self._schedule.trainer, self._schedule.router, *self._schedule.workers]
+        schedule = self._schedule
+        steps = [schedule.trainer, schedule.router, *schedule.workers]
+        lanes = [asyncio.create_task(self._play_lane(lane)) for lane in steps]
         try:
-            await asyncio.gather(*map(self._play_lane, lanes))
+            await asyncio.gather(*lanes)
             await self._heal()
             await self._check_healed()
             self._over = True
             await asyncio.gather(*clients)
+            await self._check_idle()
         finally:
-            for task in clients:
+            for task in (*lanes, *clients):
                 task.cancel()
-        await self._check_idle()
-        self._report.faults += self._trainer.oracle.violations()
+            self._report.violations = self._trainer.oracle.violations()
+            self._report.faults += self._report.violations
 
     async def _play_lane(self, lane: Sequence[Step]) -> None:
         for step in lane:

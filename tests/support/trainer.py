@@ -22,11 +22,11 @@ from support.oracle import Offer, Oracle
 CHECKPOINTS = 4
 
 
-def write_checkpoints(folder: Path) -> list[Path]:
+def write_checkpoints(folder: Path, model: str = "sd3") -> list[Path]:
     """Write the checkpoints that disk refits load."""
     paths = [folder / f"checkpoint-{number}" for number in range(CHECKPOINTS)]
     for number, path in enumerate(paths):
-        write_checkpoint(path, 100 + number)
+        write_checkpoint(path, 100 + number, model=model)
     return paths
 
 
@@ -62,17 +62,23 @@ class Trainer:
 
     Args:
         client: for calls of any length.
+        settings: those of every worker.
     """
 
     def __init__(
-        self, router: ForkedRouter, client: httpx2.AsyncClient, checkpoints: Sequence[Path], rng: random.Random
+        self,
+        router: ForkedRouter,
+        client: httpx2.AsyncClient,
+        checkpoints: Sequence[Path],
+        rng: random.Random,
+        settings: SimSettings,
     ) -> None:
         self._router = router
         self._now_s = router.now_s
         self._client = client
         self._checkpoints = checkpoints
         self._rng = rng
-        self._model = Model(SimSettings())
+        self._model = Model(settings)
         self._disk: dict[str, Path] = {}
         self._versions = 0
         self.is_sure = True
