@@ -10,6 +10,7 @@ from http1.relaying import REPLAY_MAX_BYTES, Relay, Told, relaying
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.relay import Phase
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 
 pytestmark = pytest.mark.loopback
@@ -804,3 +805,105 @@ class TestHeld:
         await under.peer.close()
         assert await error_code(under.client) == (502, "bad_upstream_reply")
         assert await under.exchange.ended() == [("body",), ("end", False, None)]
+
+
+class TestKeptReply:
+    """A whole reply that waits for something of the router's own."""
+
+    HEAD = b"HTTP/1.1 200 OK\r\nX-Hold: keep\r\nContent-Length: %d\r\n\r\n"
+    RELAYED = b"HTTP/1.1 200 OK\r\nX-Hold: keep\r\nContent-Length: %d\r\nX-Relay: 1\r\n\r\n"
+
+    async def kept(self, relay: Relay, request: bytes = GET) -> Under:
+        """Let a reply come whole, and be kept."""
+        under = await under_way(relay, request)
+        await under.peer.send(self.HEAD % 5 + b"he", b"llo")
+        await eventually(lambda: under.exchange.phase is Phase.KEEPING)
+        return under
+
+    async def test_it_goes_out_when_it_is_let_go_and_once(self, relay: Relay) -> None:
+        under = await self.kept(relay)
+        await turns(100)
+        assert (under.exchange.reply_begun, under.exchange.turns) == (False, [("body",)])
+        under.exchange.let_go()
+        under.exchange.let_go()
+        expected = self.RELAYED % 5 + b"hello"
+        assert await under.client.read(len(expected)) == expected
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+        assert under.exchange.reply_bytes == len(self.HEAD % 5) + 5
+        under.exchange.let_go()
+        await under.client.send(GET)
+        await under.peer.read_head()
+        await under.peer.send(OK)
+        assert await under.client.read(len(OK_RELAYED)) == OK_RELAYED
+
+    async def test_the_worker_s_connection_serves_others_meanwhile(self, relay: Relay) -> None:
+        under = await self.kept(relay)
+        other = await relay.listener.connect()
+        await other.send(GET)
+        await under.peer.read_head()
+        await under.peer.send(OK)
+        assert await other.read(len(OK_RELAYED)) == OK_RELAYED
+        under.exchange.let_go()
+        assert (await under.client.read_head()).startswith(b"HTTP/1.1 200")
+
+    async def test_the_worker_s_death_changes_nothing(self, relay: Relay) -> None:
+        under = await self.kept(relay)
+        under.peer.reset()
+        await eventually(lambda: relay.open_connections() == [0])
+        assert under.exchange.turns == [("body",)]
+        under.exchange.let_go()
+        assert (await under.client.read_head()).startswith(b"HTTP/1.1 200")
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    async def test_one_without_a_length_is_chunked(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nX-Hold: keep\r\n\r\nhel", b"lo")
+        await under.peer.close()
+        await eventually(lambda: under.exchange.phase is Phase.KEEPING)
+        under.exchange.let_go()
+        assert b"Transfer-Encoding: chunked\r\n" in await under.client.read_head()
+        assert await under.client.read(15) == b"5\r\nhello\r\n0\r\n\r\n"
+
+    @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+    async def test_a_client_that_leaves_meanwhile_ends_it_well(self, relay: Relay, how: str) -> None:
+        under = await self.kept(relay)
+        if how == "close":
+            await under.client.close()
+        elif how == "reset":
+            under.client.reset()
+        else:
+            under.client.half_close()
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+        under.exchange.let_go()
+        assert under.exchange.turns == [("body",), ("end", True, 200)]
+
+    async def test_a_client_that_left_before_is_kept_nothing(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.client.close()
+        await eventually(lambda: ("orphaned",) in under.exchange.turns)
+        await under.peer.send(self.HEAD % 5 + b"hello")
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", True, 200)]
+        assert under.exchange.held == [b"hello"]
+
+    async def test_the_rest_of_a_request_that_was_answered_early_is_dropped(self, relay: Relay) -> None:
+        under = await self.kept(relay, POST % 10 + b"hello")
+        await under.client.send(b"world")
+        await turns()
+        under.exchange.let_go()
+        expected = self.RELAYED % 5 + b"hello"
+        assert await under.client.read(len(expected)) == expected
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
+
+    async def test_whoever_joins_meanwhile_gets_it_too(self, relay: Relay) -> None:
+        under = await self.kept(relay)
+        relay.joins = True
+        other = await relay.listener.connect()
+        await other.send(GET)
+        await eventually(lambda: relay.joined)
+        await under.client.close()
+        await turns(100)
+        assert under.exchange.turns == [("body",)]
+        under.exchange.let_go()
+        expected = self.RELAYED % 5 + b"hello"
+        assert await other.read(len(expected)) == expected
+        assert await under.exchange.ended() == [("body",), ("end", True, 200)]
