@@ -9,6 +9,7 @@ from proxy.world import Ledger, Saver
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.affinity import Pinned
 from sglang_diffusion_routing.core.limits import SchedulerLimits
+from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import RouterError
@@ -265,6 +266,98 @@ class TestEnds:
         assert second.live
         scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
         await scene.ended(Result.OK, Result.OK)
+
+
+class TestSaving:
+    async def test_a_job_is_noted_when_it_begins_and_when_it_has_ended(self, scene: Scene) -> None:
+        scene.watch("v1")
+        assert scene.saver.notes == [("videos", "v1", WORKER, True)]
+        scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
+        await scene.ended(Result.OK)
+        assert scene.saver.notes[1:] == [("videos", "v1", WORKER, False)]
+
+    async def test_a_job_whose_worker_is_lost_has_ended(self, scene: Scene) -> None:
+        scene.watch("v1")
+        scene.fleet.apply(ev.WorkerDied(WORKER, scene.worker.incarnation, "gone"))
+        await scene.ended(Result.DIED)
+        assert scene.saver.notes[1:] == [("videos", "v1", WORKER, False)]
+
+    async def test_a_job_that_outlives_the_router_has_not(self, scene: Scene) -> None:
+        scene.watch("v1")
+        await turns()
+        await scene.jobs.aclose()
+        assert scene.saver.notes == [("videos", "v1", WORKER, True)]
+
+    async def test_the_end_of_one_says_nothing_of_another_of_its_name(self, scene: Scene) -> None:
+        scene.watch("v1")
+        scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
+        second = scene.watch("v1")
+        await eventually(lambda: len(scene.fleet.ends) == 1)
+        assert (second.live, [running for *_, running in scene.saver.notes]) == (True, [True, True])
+
+    async def test_what_is_no_job_does_not_run(self, scene: Scene) -> None:
+        scene.jobs.learn("images", "i1", scene.worker)
+        assert scene.saver.notes == [("images", "i1", WORKER, False)]
+
+    async def test_what_waits_for_the_disk_happens_when_it_is_done(self, scene: Scene) -> None:
+        done: list[int] = []
+        assert scene.jobs.save_then(lambda: done.append(1))
+        await turns()
+        assert (done, scene.saver.flushes) == ([], 1)
+        scene.saver.disk_is_done.set()
+        await eventually(lambda: done == [1])
+
+    async def test_it_happens_also_when_that_fails(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def broken() -> bool:
+            return False
+
+        monkeypatch.setattr(scene.saver, "flush", broken)
+        done: list[int] = []
+        scene.jobs.save_then(lambda: done.append(1))
+        await eventually(lambda: done == [1])
+
+    async def test_without_a_disk_nothing_waits(self, scene: Scene) -> None:
+        scene.saver.is_durable = False
+        assert not scene.jobs.save_then(lambda: pytest.fail("it was to happen at once"))
+        await turns()
+        assert scene.saver.flushes == 0
+
+    async def test_the_router_s_end_ends_the_wait(self, scene: Scene) -> None:
+        done: list[int] = []
+        scene.jobs.save_then(lambda: done.append(1))
+        await turns()
+        await scene.jobs.aclose()
+        assert done == [1]
+
+
+class TestAdoption:
+    async def test_an_adopted_job_holds_a_lease_until_it_has_ended(self, scene: Scene) -> None:
+        scene.jobs.adopt("videos", "v1", scene.worker)
+        assert (scene.fleet.scheduler.in_flight(WORKER), len(scene.jobs), scene.saver.notes) == (1, 1, [])
+        scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
+        await scene.ended(Result.OK)
+        assert scene.saver.notes == [("videos", "v1", WORKER, False)]
+
+    @pytest.mark.usefixtures("fast")
+    async def test_its_worker_is_asked_about_it(self, scene: Scene) -> None:
+        scene.asked.statuses.append(ENDED)
+        scene.jobs.adopt("meshes", "m1", scene.worker)
+        await scene.ended(Result.OK)
+        assert scene.asked.asked[0] == ("meshes", "m1", WORKER)
+
+    async def test_a_drain_waits_for_it(self, scene: Scene) -> None:
+        scene.jobs.adopt("videos", "v1", scene.worker)
+        scene.fleet.apply(ev.RemovalRequested(WORKER))
+        await turns()
+        assert scene.worker.state is WorkerState.DRAINING
+        scene.jobs.heard("videos", "v1", b'{"status": "completed"}')
+        await eventually(lambda: scene.fleet.pool.get(WORKER) is None)
+        assert [result for _, result, _ in scene.fleet.ends] == [Result.OK]
+
+    async def test_the_loss_of_its_worker_ends_it(self, scene: Scene) -> None:
+        scene.jobs.adopt("videos", "v1", scene.worker)
+        scene.fleet.apply(ev.WorkerDied(WORKER, scene.worker.incarnation, "gone"))
+        await scene.ended(Result.DIED)
 
 
 async def test_who_made_a_thing_is_remembered(scene: Scene) -> None:

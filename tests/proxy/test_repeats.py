@@ -76,6 +76,15 @@ async def test_a_repeat_of_what_is_queued_joins_it_too() -> None:
         await one.released((0, Result.OK, 200), (0, Result.OK, 200))
 
 
+async def test_a_repeat_that_demands_other_weights_is_another_request(one: World) -> None:
+    client, peer = await first(one)
+    for version in (b"0", b"v1"):
+        repeat = await one.ask(keyed(b"{}", b"x-sglang-router-min-weight-version: " + version))
+        assert await code(repeat) == (422, "idempotency_key_reused")
+    await peer.send(sized())
+    assert (await reply(client))[0] == 200
+
+
 async def test_a_client_that_comes_back_gets_what_it_left(one: World) -> None:
     client, peer = await first(one)
     await client.close()

@@ -275,6 +275,91 @@ class TestQueue:
             await one.released((0, Result.DIED, 0))
 
 
+def demanding(version: bytes, path: bytes = b"/rollout/generate") -> bytes:
+    return post(path, b"{}", b"x-sglang-router-min-weight-version: " + version)
+
+
+class TestWeights:
+    async def test_a_demand_is_met_by_the_workers_that_have_the_version(self, two: World) -> None:
+        two.load(two.workers[1], "v1")
+        two.load(two.workers[0], "v2")
+        client = await two.ask(demanding(b"v2"))
+        peer = await two.accept()
+        assert two.number(peer) == 0
+        assert b"x-sglang-router" not in await serve(peer, sized())
+        assert (await reply(client))[1][b"x-sglang-router-weight-version"] == b"v2"
+
+    async def test_it_waits_for_them(self, one: World) -> None:
+        client = await one.ask(demanding(b"v1"))
+        await eventually(lambda: one.fleet.scheduler.queued == 1)
+        one.load(one.workers[0], "v1")
+        await serve(await one.accept(), sized())
+        status, fields, _ = await reply(client)
+        assert (status, fields[b"x-sglang-router-weight-version"]) == (200, b"v1")
+
+    async def test_it_does_not_wait_for_ever(self) -> None:
+        limits = QueueLimits(weights_wait_s=0.05)
+        async with world(1, queue=limits) as one:
+            client = await one.ask(demanding(b"v1"))
+            await eventually(lambda: one.fleet.scheduler.queued == 1)
+            deadline_s = one.fleet.scheduler.next_deadline_s()
+            assert deadline_s is not None
+            await eventually(lambda: one.fleet.now_s() > deadline_s)
+            one.fleet.tick()
+            status, fields, body = await reply(client)
+            facts = json.loads(body)
+            assert (status, facts["code"], facts["min_weight_version"]) == (503, "weights_unmet", "v1")
+            assert int(fields[b"retry-after"]) >= 1
+
+    @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+    async def test_a_client_that_leaves_while_it_waits_is_forgotten(self, one: World, how: str) -> None:
+        client = await one.ask(demanding(b"v1"))
+        await eventually(lambda: one.fleet.scheduler.queued == 1)
+        if how == "close":
+            await client.close()
+        elif how == "reset":
+            client.reset()
+        else:
+            client.half_close()
+        await eventually(lambda: not one.fleet.scheduler.queued)
+        one.load(one.workers[0], "v1")
+        await one.released()
+
+    async def test_work_that_goes_elsewhere_demands_the_same_there(self, two: World) -> None:
+        two.roll("v1", two.workers[0])
+        client = await two.ask(demanding(b"v1"))
+        peer = await two.accept()
+        assert two.number(peer) == 0
+        await serve(peer)
+        peer.reset()
+        await eventually(lambda: two.fleet.scheduler.queued == 1)
+        two.roll("v1", two.workers[1])
+        peer = await two.accept()
+        assert two.number(peer) == 1
+        await serve(peer, sized())
+        assert (await reply(client))[0] == 200
+
+    @pytest.mark.parametrize("version", [b"", b"v" * 257, b"a\tb"])
+    async def test_what_is_no_version_is_a_400(self, one: World, version: bytes) -> None:
+        client = await one.ask(demanding(version))
+        assert await code(client) == (400, "invalid_field")
+        assert one.fleet.scheduler.live_leases == 0
+
+    async def test_reads_demand_nothing(self, one: World) -> None:
+        client = await one.ask(get(b"/stats", b"x-sglang-router-min-weight-version: v9"))
+        await serve(await one.accept(), sized())
+        assert (await reply(client))[0] == 200
+
+    async def test_the_version_is_unknown_when_others_came_while_it_was_made(self, one: World) -> None:
+        client, peer, _ = await started(one)
+        one.load(one.workers[0], "v1")
+        await peer.send(sized())
+        assert (await reply(client))[1][b"x-sglang-router-weight-version"] == b"unknown"
+        client = await one.ask(post())
+        await serve(peer, sized())
+        assert (await reply(client))[1][b"x-sglang-router-weight-version"] == b"v1"
+
+
 class TestModel:
     @pytest.fixture
     async def models(self) -> AsyncIterator[World]:
@@ -951,6 +1036,98 @@ class TestJob:
         await peer.close()
         assert await code(client) == (502, "bad_upstream_reply")
         await one.released((0, Result.DIED, 0))
+
+
+class TestDurableJob:
+    """The client learns of its job when the job's owner is on disk."""
+
+    @pytest.fixture
+    async def durable(self) -> AsyncIterator[World]:
+        async with world(1, is_durable=True) as durable:
+            yield durable
+            for kind, job_id, *_ in durable.saver.notes:
+                durable.plane.jobs.heard(kind, job_id, b'{"status": "completed"}')
+            await eventually(lambda: len(durable.plane.jobs) == 0)
+
+    async def created(self, world: World) -> tuple[Peer, Peer]:
+        """Let a job be created, and its reply wait for the disk."""
+        client, peer, _ = await started(world, post(b"/v1/videos"))
+        await peer.send(sized(VIDEO))
+        await eventually(lambda: world.saver.flushes == 1)
+        await turns(100)
+        return client, peer
+
+    async def test_the_reply_waits_for_the_disk(self, durable: World) -> None:
+        client, _ = await self.created(durable)
+        assert durable.saver.notes == [("videos", "video_1", durable.workers[0].worker_id, True)]
+        assert (durable.in_flight(), len(durable.plane.jobs)) == ([1], 1)
+        reading = asyncio.ensure_future(reply(client))
+        await turns(100)
+        assert not reading.done()
+        durable.saver.disk_is_done.set()
+        status, fields, body = await reading
+        assert (status, body, fields[b"x-sglang-router-weight-version"]) == (200, VIDEO, b"0")
+
+    async def test_the_job_can_be_asked_about_meanwhile(self, durable: World) -> None:
+        _, peer = await self.created(durable)
+        other = await durable.ask(get(b"/v1/videos/video_1"))
+        await serve(peer, sized(b'{"id":"video_1","status":"completed"}'))
+        assert (await reply(other))[0] == 200
+        await durable.released((0, Result.OK, 0))
+
+    @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+    async def test_a_client_that_leaves_meanwhile_leaves_a_job(self, durable: World, how: str) -> None:
+        client, _ = await self.created(durable)
+        if how == "close":
+            await client.close()
+        elif how == "reset":
+            client.reset()
+        else:
+            client.half_close()
+        await eventually(lambda: durable.plane.counters.requests["videos"][2] == 1)
+        assert (durable.in_flight(), len(durable.plane.jobs)) == ([1], 1)
+        durable.saver.disk_is_done.set()
+        await turns(100)
+
+    async def test_a_worker_that_is_lost_meanwhile_has_created_it(self, durable: World) -> None:
+        client, _ = await self.created(durable)
+        durable.lose(durable.workers[0])
+        await durable.released((0, Result.DIED, 0))
+        durable.saver.disk_is_done.set()
+        assert (await reply(client))[2] == VIDEO
+
+    async def test_the_deadline_for_replies_does_not_count_the_disk(self) -> None:
+        async with world(1, is_durable=True, timeout_s=0.05) as durable:
+            client, _ = await self.created(durable)
+            end_s = durable.fleet.now_s() + 0.1
+            await eventually(lambda: durable.fleet.now_s() > end_s)
+            durable.saver.disk_is_done.set()
+            assert (await reply(client))[0] == 200
+            durable.plane.jobs.heard("videos", "video_1", b'{"status": "completed"}')
+            await durable.released((0, Result.OK, 0))
+
+    async def test_shutting_down_waits_for_the_disk(self, durable: World) -> None:
+        client, _ = await self.created(durable)
+        durable.plane.stop_accepting()
+        draining = asyncio.ensure_future(durable.plane.drain(5.0))
+        await turns(100)
+        assert not draining.done()
+        durable.saver.disk_is_done.set()
+        status, fields, _ = await reply(client)
+        assert (status, fields[b"connection"]) == (200, b"close")
+        await client.close()
+        assert await draining
+
+    async def test_the_end_of_the_router_does_not(self, durable: World) -> None:
+        client, _ = await self.created(durable)
+        await durable.plane.close()
+        assert await client.read_to_end() == b""
+
+    async def test_a_refused_creation_waits_for_nothing(self, durable: World) -> None:
+        client, peer, _ = await started(durable, post(b"/v1/videos"))
+        await peer.send(sized(b'{"detail":"no prompt"}', b"400 Bad Request"))
+        assert (await reply(client))[0] == 400
+        assert (durable.saver.notes, durable.saver.flushes) == ([], 0)
 
 
 class TestImages:

@@ -17,6 +17,7 @@ from sglang_diffusion_routing.core.blackhole import BlackHoles
 from sglang_diffusion_routing.core.commands import AnnounceDrain, CancelLeases, Command, ForgetWorker
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
+from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.work import Holder, JobStatus, Lease, Result
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId
@@ -146,6 +147,27 @@ class World:
         record = self.fleet.pool.get(worker.worker_id)
         assert record is not None
         return record
+
+    def load(self, worker: FakeWorker, version: str) -> None:
+        """Let the trainer report that it has given a worker these weights, whatever the worker is doing."""
+        group = self.record(worker).weight_group
+        assert group is not None
+        step = Step(StepKind.REPORTED, version, "")
+        refit_id = f"reported-{version}"
+        self.fleet.apply(ev.RefitOpened(frozenset({group}), refit_id, version, Mode.IMMEDIATE, step))
+        self.fleet.apply(ev.WeightsReported(worker.worker_id, refit_id, version))
+        self.fleet.apply(ev.RefitClosed(refit_id))
+
+    def roll(self, version: str, worker: FakeWorker) -> None:
+        """Let an idle worker load a version in a refit that goes on, so that the others keep what they have."""
+        record, refit_id = self.record(worker), f"rolling-{version}"
+        assert record.weight_group is not None
+        step = Step(StepKind.DISK, version, "/update_weights_from_disk")
+        group = frozenset({record.weight_group})
+        self.fleet.apply(ev.RefitOpened(group, refit_id, version, Mode.ROLLING, step))
+        self.fleet.apply(ev.RefitRequested(worker.worker_id, refit_id, version))
+        assert record.command_id is not None
+        self.fleet.apply(ev.CommandSucceeded(worker.worker_id, record.command_id))
 
     def lose(self, worker: FakeWorker, reason: str = "it died") -> None:
         """Let a worker be lost with all its leases."""
