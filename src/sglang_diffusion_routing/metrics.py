@@ -71,6 +71,12 @@ RETRIES = Declared("sgld_router_retries_total", Kind.COUNTER, "requests that wer
 ORPHANS = Declared("sgld_router_orphans", Kind.GAUGE, "requests whose client has left while the worker goes on")
 TUNNELS = Declared("sgld_router_tunnels", Kind.GAUGE, "open WebSocket tunnels")
 CONNECTIONS = Declared("sgld_router_client_connections", Kind.GAUGE, "open client connections")
+STATE_UNSAVED = Declared(
+    "sgld_router_state_unsaved", Kind.GAUGE, "changes that are not on disk yet; more than a moment means a fault"
+)
+STATE_FAILURES = Declared(
+    "sgld_router_state_write_failures_total", Kind.COUNTER, "attempts to write the state file that failed"
+)
 
 Samples = Mapping[Declared, Iterable[tuple[tuple[str, ...], float]]]
 """By metric: the values of its labels, in their declared order, and the number."""

@@ -26,9 +26,9 @@ async def test_a_dead_worker_is_noticed_without_a_probe() -> None:
             await router.until_status(worker.url, "active")
 
 
-async def test_a_worker_that_was_refit_and_restarts_is_stale() -> None:
+async def test_a_worker_that_was_refit_and_restarts_is_stale_where_nobody_sends_it_the_refit_again() -> None:
     with SimInThread() as worker:
-        async with running(worker.url, health_check_interval_s=600) as router:
+        async with running(worker.url, health_check_interval_s=600, resync=False) as router:
             await router.post("/update_weights_from_disk", {"model_path": "sim/a", "weight_version": "a"})
             worker.restart()
             await router.until_status(worker.url, "stale")

@@ -16,7 +16,7 @@ import pytest
 
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
-from support.client import ask, request
+from support.client import Client, ask, request
 from support.deadlines import eventually, eventually_equal
 from support.mounts import mounted
 from support.router import SOURCES, RouterProcess
@@ -275,3 +275,49 @@ def test_no_registration_that_was_answered_is_lost_whenever_the_router_is_killed
         match = re.search(r"restored (\d+) workers", restored(router))
         assert match is not None
         assert int(match[1]) == len(found)
+
+
+def refit(router: RouterProcess, version: str) -> int:
+    return call(router, "POST", "/update_weights_from_disk", {"model_path": "sim/a", "weight_version": version})[0]
+
+
+def test_a_target_counts_again_once_a_worker_has_shown_that_it_has_it(path: Path) -> None:
+    with SimInThread() as one, SimInThread() as two, start(path, workers=(one.url, two.url)) as router:
+        router.wait_until_healthy(2)
+        assert refit(router, "v7") == 200
+        eventually(lambda: router.get("/weights"), knows_checksums)
+        router.kill()
+        # It comes back with what it started with, while nobody looks.
+        two.restart()
+        with start(path) as again:
+            assert "2 workers, 1 weight target and" in restored(again)
+            eventually_equal(again.statuses, {one.url: "active", two.url: "active"})
+            (group,) = again.get("/weights")["groups"].values()
+            assert (group["target"], group["sequence"], group["unproven"]) == ("v7", 1, False)
+            assert {worker["weight_version"] for worker in group["workers"]} == {"v7"}
+
+
+def knows_checksums(weights: Any) -> bool:
+    return all(group["checksums"] for group in weights["groups"].values())
+
+
+def test_a_refit_that_the_routers_death_has_cut_is_carried_to_its_end(path: Path) -> None:
+    slow = SimSettings(refit_seconds=0.6)
+    with SimInThread(slow) as one, SimInThread(slow) as two:
+        with start(path, workers=(one.url, two.url)) as router:
+            router.wait_until_healthy(2)
+            body = json.dumps({"model_path": "sim/a", "weight_version": "v8"}).encode()
+            with Client(router.port) as trainer:
+                trainer.send(
+                    request(b"POST", b"/update_weights_from_disk", b"Content-Type: application/json", body=body)
+                )
+                eventually(router.statuses, lambda statuses: "updating" in statuses.values())
+                (before,) = router.get("/refits")["refits"]
+                router.kill()
+        with start(path) as again:
+            assert "and 1 unfinished refit from" in restored(again)
+            eventually(lambda: again.get(f"/refits/{before['id']}"), lambda now: now["refit"]["status"] == "succeeded")
+            eventually_equal(again.statuses, {one.url: "active", two.url: "active"})
+            (group,) = again.get("/weights")["groups"].values()
+            assert (group["target"], group["open"]) == ("v8", None)
+            assert {worker["weight_version"] for worker in group["workers"]} == {"v8"}

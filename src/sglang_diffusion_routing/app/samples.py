@@ -32,6 +32,8 @@ def reader(
     def read() -> m.Samples:
         return {
             **_of_workers(fleet),
+            m.STATE_UNSAVED: _one(fleet.saver.unsaved),
+            m.STATE_FAILURES: _one(fleet.saver.failures),
             **_of_work(counters),
             m.PROBES: _by_label(prober.outcomes),
             m.SENTINEL_ENDS: _one(sentinels.ended_total),

@@ -84,7 +84,9 @@ class App:
         )
         limit_s, reply_bytes = settings.fan_out_timeout_s, settings.fan_out_reply_max_bytes
         self._baselines = baselines = Baselines(fleet, api, call_limit_s=limit_s)
-        self._refitter = Refitter(fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes)
+        self._refitter = Refitter(
+            fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes, shelf=self._saver
+        )
         self._resyncer = Resyncer(fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes)
         self._effects = Effects(
             fleet, api, self._prober, self._sentinels, self._refitter, self._resyncer, call_limit_s=limit_s
@@ -143,6 +145,9 @@ class App:
         try:
             saved = await self._open_state()
             running = [] if saved is None else restore(self._fleet, saved, self._settings.job_ttl_s)
+            for job in running:
+                # Before the first worker answers: none is checked, or sent anything, in the middle of a job.
+                self._data_plane.jobs.adopt(job.kind, job.job_id, job.worker)
             for url in self._settings.worker_urls:
                 await self._membership.enlist(url)
             await self._control.start(build_api(self._plane()))
@@ -151,8 +156,8 @@ class App:
             await self.abort()
             raise
         self._saver.start()
-        for job in running:
-            self._data_plane.jobs.adopt(job.kind, job.job_id, job.worker)
+        # Two questions each: for a worker's health, and for what it makes.
+        self._refitter.restore(saved.refits if saved else (), within_s=2 * self._settings.probe_timeout_s)
         self._prober.start()
         self._tasks.spawn(self._tick(), name="tick")
 
