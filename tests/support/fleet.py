@@ -19,10 +19,13 @@ class RecordingFleet(Fleet):
     """Remembers every event that came in and every command that went out.
 
     instant_s: what its clock shows. clock_reads: how often somebody has looked at it.
+
+    Args:
+        resync: whether workers that missed a refit are sent it again.
     """
 
-    def __init__(self) -> None:
-        pool = Pool()
+    def __init__(self, *, resync: bool = True) -> None:
+        pool = Pool(resync=resync)
         scheduler = Scheduler(SchedulerLimits(), pool.ledger, random.Random(0), "least-request")
         super().__init__(pool, scheduler, Affinity(), BlackHoles())
         self.instant_s = 100.0

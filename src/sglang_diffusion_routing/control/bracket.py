@@ -37,7 +37,7 @@ _UPDATING = {"success": True, "status": "updating"}
 class _Phase(Enum):
     """What a refit in parts waits for; the value is said to a request that comes at the wrong time."""
 
-    DRAIN = "still waits for the work of its workers to end"
+    DRAIN = "still waits for its turn, or for the work of its workers to end"
     PARTS = "waits for parts"
     COMMIT = "is being committed"
     NOTHING = "is over"

@@ -65,9 +65,13 @@ class Brackets:
             NoOpenRefit: there is none, or there are several.
         """
         groups = groups_of(workers)
-        found = [one.bracket for one in self._open.values() if groups & one.bracket.groups]
+        begun = [one.bracket for one in self._open.values() if groups & one.bracket.groups]
+        found = [bracket for bracket in begun if bracket.opened.is_set()]
         if len(found) == 1:
             return found[0]
+        if begun and not found:
+            # It says itself what it still waits for.
+            return begun[0]
         if found:
             names = ", ".join(bracket.refit_id for bracket in found)
             raise NoOpenRefit(f"several refits wait for parts ({names}): name the workers of one with ?selector=")

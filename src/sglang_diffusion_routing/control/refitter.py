@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
 
 import structlog
@@ -142,9 +142,12 @@ class Refitter:
         def choose() -> list[Worker]:
             return [worker for worker in self._fleet.pool.workers.values() if worker.weight_group in record.groups]
 
+        def answers() -> Awaitable[None]:
+            return until_probed(self._fleet, within_s)
+
         with refit.outgoing.body:
             try:
-                await self._carry_out(record, choose, refit, wait=until_probed(self._fleet, within_s))
+                await self._carry_out(record, choose, refit, first=answers)
             except RouterError:
                 # The fence was remembered, and nobody else takes it down.
                 self._fleet.apply(RefitClosed(record.refit_id))
@@ -158,17 +161,17 @@ class Refitter:
         refit: Refit,
         bracket: Bracket | None = None,
         *,
-        wait: Awaitable[None] | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> FanOutReply:
         """Do it when its turn has come, and write down what became of it.
 
         Args:
-            bracket: gives the weights in parts. wait: what comes first, within the turn.
+            bracket: gives the weights in parts. first: is waited for once its turn has come.
         """
         try:
             async with self.turns.of(record.groups):
-                if wait is not None:
-                    await wait
+                if first is not None:
+                    await first()
                 return await self._transact(record, choose, refit, bracket)
         except RouterError as error:
             record.end("failed", error.message)

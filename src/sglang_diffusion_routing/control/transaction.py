@@ -93,7 +93,7 @@ class Transaction:
                 self._ended.clear()
                 await self._ended.wait()
         for worker in waves.waiting:
-            self._left_out(skipped(worker, "the refit was stopped: it had failed where it came first"))
+            self._left_out(skipped(worker, f"the refit was stopped after {self._first_failure()}"))
 
     async def _one(self, worker: Worker, waves: Waves) -> None:
         """Have one worker updated; ends with it."""
@@ -139,6 +139,10 @@ class Transaction:
         if not self._not_there_yet and self._settled is not None:
             self._settled()
             self._settled = None
+
+    def _first_failure(self) -> str:
+        failed = (row for row in self.record.rows.values() if row.status in {"refused", "lost"})
+        return next((f"{row.worker_url} had {row.status} it: {row.reason}" for row in failed), "a failure")
 
     def _left_out(self, row: SkippedRow) -> None:
         self.skips.append(row)
