@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from sglang_diffusion_routing.store import Saved, SavedJob, SavedRefit, SavedWor
 from sglang_diffusion_routing.store import store as module
 from store import values
 from support.mounts import mounted
-from support.running import eventually
 
 A, B = SavedWorker(1, "http://a"), SavedWorker(2, "http://b", asleep=True)
 CAP = 1000
@@ -33,6 +32,12 @@ CAP = 1000
 
 def job(name: str) -> SavedJob:
     return SavedJob("video", name, "http://a", 1, 5e9)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not happened():
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -115,7 +120,7 @@ async def test_owners_of_jobs_are_written_soon_although_nobody_waits(path: Path)
     async with opened(path) as (store, _):
         for number in range(10):
             store.put_job(job(str(number)))
-        await eventually(lambda: asyncio.sleep(0, store.unsaved), lambda unsaved: unsaved == 0)
+        await until(lambda: store.unsaved == 0)
 
 
 async def test_a_store_that_is_open_keeps_others_out(path: Path) -> None:
@@ -260,9 +265,9 @@ async def test_a_full_disk_costs_no_value_and_is_told_once(monkeypatch: pytest.M
             store.put_worker(B)
             assert not await store.flush()
             assert 0 < store.unsaved <= CAP + 2
-            await eventually(lambda: asyncio.sleep(0, store.failures), lambda failures: failures > 2)
+            await until(lambda: store.failures > 2)
             mount.free()
-            await eventually(lambda: asyncio.sleep(0, store.unsaved), lambda unsaved: unsaved == 0)
+            await until(lambda: store.unsaved == 0)
             assert await store.flush()
         saved = await left(path)
         assert saved is not None
@@ -320,7 +325,7 @@ async def test_a_fault_of_our_own_does_not_end_the_writing(path: Path, monkeypat
         with capture_logs() as logs:
             store.put_worker(A)
             assert not await store.flush()
-            await eventually(lambda: asyncio.sleep(0, store.unsaved), lambda unsaved: unsaved == 0)
+            await until(lambda: store.unsaved == 0)
     assert await left(path) == Saved(workers=(A,))
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
         "state_writer_failed",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 from sglang_diffusion_routing.core.refit import Mode, Recipe, Step, StepKind
@@ -14,6 +15,9 @@ from sglang_diffusion_routing.core.weights import Group, Loaded, OpenRefit, Unve
 from sglang_diffusion_routing.store.saved import SavedRefit, SavedWorker
 
 Json = dict[str, Any]
+
+_SECRET = re.compile("auth|token|key|cookie|secret|password", re.IGNORECASE)
+"""Names of header fields whose values are not for a disk: a step that is read again is sent without them."""
 
 
 def _dumped(value: object) -> str:
@@ -127,6 +131,7 @@ def _read_loaded(fields: Json) -> Loaded:
 
 
 def _write_open(refit: OpenRefit) -> Json:
+    """Write a refit under way; what it builds on is found anew when it is opened again."""
     return {
         "refit_id": refit.refit_id,
         "version": refit.version,
@@ -145,7 +150,7 @@ def _write_step(step: Step) -> Json:
         "kind": step.kind.value,
         "version": step.version,
         "target": step.target,
-        "headers": step.headers,
+        "headers": [(name, value) for name, value in step.headers if not _SECRET.search(name)],
         "body": base64.b64encode(step.body).decode(),
         "modules": sorted(step.modules),
         "self_contained": step.self_contained,

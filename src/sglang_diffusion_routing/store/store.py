@@ -34,9 +34,8 @@ RETRY_S = 2.0
 class Store:
     """The durable state of one router.
 
-    What is put is written by a thread of its own, gathered into transactions; of several values of one thing the last
-    counts. A disk that fails costs nothing but durability: the newest values are kept, bounded by what there is to
-    keep, and written when it takes them again.
+    What is put is gathered into transactions; of several values of one thing the last counts. A disk that fails costs
+    durability alone: the newest values are kept, bounded by what there is to keep, until it takes them again.
 
     Attributes:
         path: the file.
