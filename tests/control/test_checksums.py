@@ -3,7 +3,8 @@ import asyncio
 import pytest
 
 from sglang_diffusion_routing.control.checksums import ADAPTERS, ASKED_MAX, Baselines
-from sglang_diffusion_routing.core.events import ChecksumsRead, WorkerRestarted
+from sglang_diffusion_routing.core.events import ChecksumsRead, RefitRequested, WorkerRestarted
+from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.weights import Unversioned
 from support.engines import Engines, refit, settle
 from support.fleet import RecordingFleet
@@ -152,6 +153,30 @@ async def test_an_answer_from_before_another_change_is_dropped(
     fleet.apply(WorkerRestarted(worker.worker_id, worker.incarnation))
     api.hold.set()
     assert await baselines.expected("m", "v1") is None
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_a_worker_that_is_being_asked_answers_before_it_is_updated(
+    fleet: RecordingFleet, api: Engines, in_time: bool
+) -> None:
+    baselines = Baselines(fleet, api, call_limit_s=5.0 if in_time else 0.01)
+    worker = fleet.join("http://w:1")
+    api.hold = asyncio.Event()
+    baselines.take_new(worker, "m", "v1")
+    refit(fleet, "v1", worker)
+    await settle()
+    fleet.apply(RefitRequested(worker.worker_id, "next", "v2"))
+    assert worker.state is WorkerState.UPDATING
+    first = asyncio.ensure_future(baselines.take_first(worker, "m"))
+    if not in_time:
+        await first
+    await settle()
+    assert first.done() is not in_time
+    api.hold.set()
+    await first
+    await settle()
+    assert api.asked == ["http://w:1"]
+    assert fleet.pool.ledger.expected("m", "v1") == ({"transformer": "t1"} if in_time else None)
 
 
 async def test_another_worker_is_asked_where_the_first_does_not_answer(

@@ -1,4 +1,6 @@
+import http.client
 import logging
+import socket
 
 import httpx2
 import pytest
@@ -42,3 +44,17 @@ def test_its_errors_are_silent_and_another_uvicorn_still_speaks(caplog: pytest.L
         assert httpx2.post(f"{sim.url}/get_weights_checksum").status_code == 500
         logging.getLogger("uvicorn.error").error("another server")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == ["another server"]
+
+
+def test_cutting_silent_connections_leaves_the_others_alone() -> None:
+    with SimInThread() as sim:
+        url = httpx2.URL(sim.url)
+        with socket.create_connection((url.host, url.port or 0), timeout=5) as silent:
+            # Connections are accepted in turn: the silent one has been once a later one is answered.
+            later = http.client.HTTPConnection(url.host, url.port, timeout=5)
+            for _ in range(2):
+                later.request("GET", "/health")
+                assert later.getresponse().read() == b'{"status":"ok"}'
+                sim.cut_silent()
+            later.close()
+            assert silent.recv(1) == b""

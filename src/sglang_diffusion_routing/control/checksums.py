@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -39,6 +39,17 @@ Key = tuple[str, Loaded]
 """A weight group and what a worker of it has loaded."""
 
 
+_TOO_LATE = -1
+
+
+class _Question:
+    """A worker that is being asked, and its count of updates up to which its answer is good."""
+
+    task: asyncio.Task[None]
+    worker: Worker | None = None
+    updates: int = _TOO_LATE
+
+
 class Baselines:
     """What each version's weights hash to.
 
@@ -51,7 +62,7 @@ class Baselines:
         self._api = api
         self._call_limit_s = call_limit_s
         self._check_limit_s = min(call_limit_s, CHECK_LIMIT_S)
-        self._asking: dict[Key, asyncio.Task[None]] = {}
+        self._asking: dict[Key, _Question] = {}
         self._tasks = Tasks()
 
     async def aclose(self) -> None:
@@ -61,15 +72,24 @@ class Baselines:
     async def take_first(self, worker: Worker, group: str) -> None:
         """Ask a worker that is about to be updated for what it has, unless that is known or somebody is being asked."""
         key = (group, worker.loaded)
-        told = isinstance(worker.loaded, str) or worker.loaded is Unversioned.BASE
-        if told and not self._known(key) and key not in self._asking:
-            await asyncio.shield(self._begin(key, self._ask(key, worker, self._check_limit_s)))
+        if self._known(key) or not (isinstance(worker.loaded, str) or worker.loaded is Unversioned.BASE):
+            return
+        question = self._asking.get(key)
+        if question is None:
+            question = self._begin(key, lambda it: self._ask(key, worker, it, self._check_limit_s))
+        elif question.worker is worker and worker.updates == question.updates + 1:
+            # It was at work when it was asked, and is not sent anything before it has answered.
+            question.updates = worker.updates
+        else:
+            return
+        if not (await asyncio.wait({question.task}, timeout=self._check_limit_s))[0]:
+            question.updates = _TOO_LATE
 
     def take_new(self, worker: Worker, group: str, version: Loaded) -> None:
         """Have a worker asked that has just loaded `version`, while it serves; call this before that is reported."""
         key = (group, version)
         if key not in self._asking:
-            self._begin(key, self._find_out(key, worker))
+            self._begin(key, lambda question: self._find_out(key, worker, question))
 
     async def still_holds(self, worker: Worker, group: str, before: Loaded) -> bool | None:
         """Tell whether a worker still has what it had before; None when that cannot be told."""
@@ -81,14 +101,14 @@ class Baselines:
         """Give the checksums of what `loaded` names, once an answer that is on its way has come; None if unknown."""
         key = (group, loaded)
         if not self._known(key) and key in self._asking:
-            await asyncio.wait({self._asking[key]}, timeout=self._check_limit_s)
+            await asyncio.wait({self._asking[key].task}, timeout=self._check_limit_s)
         return self._fleet.pool.ledger.expected(group, loaded)
 
     async def learn(self, group: str, loaded: Loaded) -> Checksums | None:
         """Give the checksums of what `loaded` names, and ask those that have it if nobody knows."""
         key = (group, loaded)
         if not self._known(key) and key not in self._asking:
-            self._begin(key, self._find_out(key, None))
+            self._begin(key, lambda question: self._find_out(key, None, question))
         return await self.expected(group, loaded)
 
     async def read(self, worker: Worker, limit_s: float | None = None) -> Checksums | None:
@@ -107,12 +127,14 @@ class Baselines:
         kept = {name: value for name, value in found.items() if "transformer" in name} or dict(found)
         return {**kept, ADAPTERS: hashlib.sha256(adapters.encode()).hexdigest()} if adapters else kept
 
-    def _begin(self, key: Key, asking: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self._asking[key] = task = self._tasks.spawn(asking, name="baseline")
-        task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return task
+    def _begin(self, key: Key, asking: Callable[[_Question], Coroutine[Any, Any, None]]) -> _Question:
+        question = _Question()
+        self._asking[key] = question
+        question.task = self._tasks.spawn(asking(question), name="baseline")
+        question.task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return question
 
-    async def _find_out(self, key: Key, worker: Worker | None) -> None:
+    async def _find_out(self, key: Key, worker: Worker | None, question: _Question) -> None:
         """Ask those that have it, `worker` first, until it is known."""
         asked: set[WorkerId] = set()
         while not self._known(key) and len(asked) < ASKED_MAX:
@@ -121,17 +143,17 @@ class Baselines:
             if worker is None:
                 return
             asked.add(worker.worker_id)
-            await self._ask(key, worker, self._call_limit_s)
+            await self._ask(key, worker, question, self._call_limit_s)
             worker = None
 
-    async def _ask(self, key: Key, worker: Worker, limit_s: float) -> None:
+    async def _ask(self, key: Key, worker: Worker, question: _Question, limit_s: float) -> None:
         group, loaded = key
-        updates = worker.updates
+        question.worker, question.updates = worker, worker.updates
         found = await self.read(worker, limit_s)
         _log.info("baseline_read", worker=worker.worker_id, group=group, weights=_name(loaded), known=bool(found))
         if found:
             # The pool drops it if the worker's weights may have changed while it was asked.
-            self._fleet.apply(ChecksumsRead(group, loaded, found, worker.worker_id, updates))
+            self._fleet.apply(ChecksumsRead(group, loaded, found, worker.worker_id, question.updates))
 
     def _another(self, key: Key, asked: set[WorkerId]) -> Worker | None:
         workers = self._fleet.pool.workers.values()

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import uvicorn
 
-from sglang_diffusion_routing.sim.server import bound, config_of, url_of, with_port
+from sglang_diffusion_routing.sim.server import Http, bound, config_of, url_of, with_port
 from sglang_diffusion_routing.sim.settings import SimSettings
 from sglang_diffusion_routing.sim.worker import Worker
 
@@ -72,6 +72,10 @@ class SimInThread:
         self.crash()
         self.start()
 
+    def cut_silent(self) -> None:
+        """Cut the connections on which nothing was ever asked, as a load balancer does; the worker lives on."""
+        self._running.loop.call_soon_threadsafe(self._running.cut_silent)
+
     def faults(self, **changes: Any) -> None:
         """Put faults in force and return once they are; see `faults.Faults`."""
         asyncio.run_coroutine_threadsafe(_change(self.worker, changes), self._running.loop).result(STOP_S)
@@ -119,6 +123,11 @@ class _Server(uvicorn.Server):
             if connection.transport is not None:
                 connection.transport.abort()
         self._ending.set()
+
+    def cut_silent(self) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Http) and not connection.asked and connection.transport is not None:
+                connection.transport.abort()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -29,8 +29,13 @@ class PortTaken(OSError):
     """The port, or the one above it for the broker, is in use."""
 
 
-class _Http(H11Protocol):
-    """h11 that is silent unless told otherwise, and lets the application abort the connection."""
+class Http(H11Protocol):
+    """h11 that is silent unless told otherwise, and lets the application abort the connection.
+
+    asked: whether a request has come on it.
+    """
+
+    asked = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +46,7 @@ class _Http(H11Protocol):
             self.access_log = False
 
     async def _linked(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked = True
         scope[ABORT] = self.transport.abort
         await self._inner_app(scope, receive, send)
 
@@ -90,7 +96,7 @@ def config_of(worker: Worker) -> uvicorn.Config:
     verbose = worker.settings.verbose
     return uvicorn.Config(
         build(worker),
-        http=_Http,
+        http=Http,
         ws=_WebSocket,
         lifespan="on",
         access_log=verbose,
