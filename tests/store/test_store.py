@@ -36,7 +36,9 @@ def job(name: str) -> SavedJob:
 
 async def until(happened: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not happened():
+        while True:
+            if happened():
+                return
             await asyncio.sleep(0.005)
 
 
