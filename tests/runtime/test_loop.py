@@ -26,6 +26,7 @@ from sglang_diffusion_routing.core.events import (
     HoldRequested,
     ProbeFailed,
     ProbeSucceeded,
+    RefitRequested,
     RemovalRequested,
     SleepRequested,
     WorkerRegistered,
@@ -195,6 +196,16 @@ async def test_a_busy_worker_is_put_to_sleep_when_its_last_lease_ends(harness: H
     answer = Answer(Ended.REFUSED, 400, {"success": False, "message": "no"})
     harness.fleet.command_ended(CommandRefused(A, 1, "no"), answer)
     assert ending.result() == Ending(Outcome.REFUSED, "no", answer)
+
+
+async def test_what_waited_behind_a_command_is_not_answered_with_what_the_worker_said_to_that(harness: Harness) -> None:
+    harness.join(A)
+    slept = harness.fleet.ask(SleepRequested(A))
+    refitted = harness.fleet.ask(RefitRequested(A, "refit-1", "v1"))
+    answer = Answer(Ended.SUCCEEDED, 200, {"success": True})
+    harness.fleet.command_ended(CommandSucceeded(A, 1), answer)
+    assert slept.result() == Ending(Outcome.DONE, "", answer)
+    assert (refitted.result().outcome, refitted.result().answer) == (Outcome.CONFLICT, None)
 
 
 async def test_what_is_the_case_already_is_answered_without_a_call(harness: Harness) -> None:

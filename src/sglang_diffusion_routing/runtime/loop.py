@@ -76,7 +76,7 @@ class Fleet:
         self._delivering = False
         self._requests: dict[RequestId, asyncio.Future[Ending]] = {}
         self._request_ids = count(1)
-        self._answer: Answer | None = None
+        self._answers: dict[RequestId, Answer] = {}
 
     # The way of a request.
 
@@ -149,12 +149,14 @@ class Fleet:
         return ending
 
     def command_ended(self, event: CommandEnded, answer: Answer) -> None:
-        """Take in how a remote command ended, with the worker's answer for those who asked for it."""
-        self._answer = answer
-        try:
-            self.apply(event)
-        finally:
-            self._answer = None
+        """Take in how a remote command ended, with the worker's answer for those who asked for it.
+
+        Whoever waited behind the command has asked for something else: the answer is none of theirs.
+        """
+        worker = self.pool.get(event.worker_id)
+        if worker is not None and worker.command_id == event.command_id and worker.order is not None:
+            self._answers.update(dict.fromkeys(worker.order.requests, answer))
+        self.apply(event)
 
     def tick(self) -> None:
         """Give up the drains and the waits whose time is up; to be called about four times a second."""
@@ -226,9 +228,9 @@ class Fleet:
                 case Refused(ticket, error):
                     ticket.waiter.refused(error)
                 case AnswerRequest(request, _, outcome, reason):
-                    ending = self._requests.pop(request, None)
+                    ending, answer = self._requests.pop(request, None), self._answers.pop(request, None)
                     if ending is not None and not ending.done():
-                        ending.set_result(Ending(outcome, reason, self._answer))
+                        ending.set_result(Ending(outcome, reason, answer))
                 case _ if isinstance(item, Command):
                     self.run_command(item)
                 case _:
