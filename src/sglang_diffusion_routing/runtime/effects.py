@@ -7,9 +7,10 @@ from collections.abc import Callable
 import structlog
 
 from sglang_diffusion_routing.control.prober import Prober
-from sglang_diffusion_routing.control.refitter import Refitter, Update
+from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.resync import Resyncer, Verdict
 from sglang_diffusion_routing.control.sentinel import Sentinels
+from sglang_diffusion_routing.control.updates import Update
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core.events import CommandLost, CommandRefused, CommandSucceeded
@@ -117,19 +118,22 @@ class Effects:
 
     def _report(self, command: Remote, update: Update | Verdict) -> None:
         answer, worker_id, command_id = update.answer, command.worker_id, command.command_id
-        _log.info(
-            "remote_command_ended",
-            command=type(command).__name__,
-            worker=worker_id,
-            ended=answer.ended.value,
-            status=answer.status_code,
-        )
         match answer.ended:
             case Ended.SUCCEEDED:
+                # The worker's new status is logged anyway; of 256 workers in one refit every line counts.
                 self._fleet.command_ended(CommandSucceeded(worker_id, command_id), answer)
+                return
             case Ended.REFUSED:
                 differs = isinstance(update, Verdict) and update.differs
                 event = CommandRefused(worker_id, command_id, answer.message, update.unchanged, differs=differs)
                 self._fleet.command_ended(event, answer)
             case Ended.LOST:
                 self._fleet.command_ended(CommandLost(worker_id, command_id, answer.message), answer)
+        _log.info(
+            "remote_command_failed",
+            command=type(command).__name__,
+            worker=worker_id,
+            ended=answer.ended.value,
+            status=answer.status_code,
+            why=answer.message,
+        )
