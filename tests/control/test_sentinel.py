@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from sglang_diffusion_routing.control.sentinel import Sentinels
-from sglang_diffusion_routing.core.events import SentinelLost
+from sglang_diffusion_routing.control.sentinel import News, Sentinels
+from sglang_diffusion_routing.core.events import SentinelEnded, SentinelLost, SentinelOpened
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from support.raw_worker import serving
 
@@ -12,14 +12,20 @@ class Watcher:
     """Sentinels with what they reported."""
 
     def __init__(self, connections: int = 0) -> None:
-        self.reports: asyncio.Queue[SentinelLost] = asyncio.Queue()
+        self.reports: asyncio.Queue[News] = asyncio.Queue()
         self.sentinels = Sentinels(
             self.reports.put_nowait, lambda worker_id, before_s: connections, connect_timeout_s=2.0
         )
 
-    async def report(self) -> SentinelLost:
+    async def report(self) -> News:
         async with asyncio.timeout(5):
             return await self.reports.get()
+
+    async def lost(self) -> SentinelLost:
+        """Give the last word on a connection."""
+        while not isinstance(news := await self.report(), SentinelLost):
+            pass
+        return news
 
 
 class Peer:
@@ -50,8 +56,13 @@ async def test_the_end_of_the_connection_is_reported_with_those_that_are_left(co
     async with serving(peer.handle) as url:
         watcher.sentinels.open(worker_at(url, incarnation=7))
         await peer.until_connected()
+        worker_id = WorkerId(str(url))
+        assert await watcher.report() == SentinelOpened(worker_id, 7)
         peer.writers[0].transport.abort()
-        assert await watcher.report() == SentinelLost(WorkerId(str(url)), 7, connections)
+        assert await watcher.report() == SentinelEnded(worker_id, 7)
+        # What it had is counted only when all that dies with it has died.
+        assert (watcher.reports.empty(), watcher.sentinels.ended_total) == (True, 0)
+        assert await watcher.report() == SentinelLost(worker_id, 7, connections)
     assert (watcher.sentinels.ended_total, peer.received) == (1, b"")
     await watcher.sentinels.aclose()
 
@@ -63,9 +74,10 @@ async def test_what_the_worker_says_is_ignored() -> None:
         await peer.until_connected()
         peer.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         await peer.writers[0].drain()
+        assert isinstance(await watcher.report(), SentinelOpened)
         assert watcher.reports.empty()
         peer.writers[0].close()
-        assert (await watcher.report()).connections == 0
+        assert (await watcher.lost()).connections == 0
     await watcher.sentinels.aclose()
 
 
@@ -83,6 +95,7 @@ async def test_a_worker_that_is_forgotten_is_let_go_without_a_report() -> None:
     async with serving(peer.handle) as url:
         watcher.sentinels.open(worker_at(url))
         await peer.until_connected()
+        assert isinstance(await watcher.report(), SentinelOpened)
         watcher.sentinels.close(WorkerId(str(url)))
         watcher.sentinels.close(WorkerId(str(url)))
         async with asyncio.timeout(5):
@@ -100,6 +113,6 @@ async def test_watching_anew_replaces_the_connection() -> None:
         watcher.sentinels.open(worker_at(url, incarnation=2))
         await peer.until_connected()
         peer.writers[1].close()
-        assert (await watcher.report()).incarnation == 2
+        assert (await watcher.lost()).incarnation == 2
     assert watcher.reports.empty()
     await watcher.sentinels.aclose()

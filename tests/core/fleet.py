@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from sglang_diffusion_routing.core import events as ev
-from sglang_diffusion_routing.core.commands import Command
+from sglang_diffusion_routing.core.commands import Command, OpenSentinel
 from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
@@ -65,7 +65,12 @@ class Asker:
 
 
 class Fleet:
-    """What an event changes reaches the scheduler first, and a worker without work is reported as drained at once."""
+    """What an event changes reaches the scheduler first, and a worker without work is reported as drained at once.
+
+    opens_sentinels: whether the silent connection to a worker stands as soon as it is asked for.
+    """
+
+    opens_sentinels = True
 
     def __init__(
         self,
@@ -79,7 +84,11 @@ class Fleet:
         self.scheduler = Scheduler(limits or SchedulerLimits(), self.pool.ledger, random.Random(seed), policy)
 
     def apply(self, event: ev.Event) -> list[Command]:
-        return self._follow(self.pool.handle(event, self.now_s))
+        commands = self._follow(self.pool.handle(event, self.now_s))
+        for command in list(commands):
+            if isinstance(command, OpenSentinel) and self.opens_sentinels:
+                commands += self.apply(ev.SentinelOpened(command.worker_id, command.incarnation))
+        return commands
 
     def tick(self, after_s: float) -> list[Command]:
         self.now_s += after_s

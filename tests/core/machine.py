@@ -24,7 +24,7 @@ from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
 from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.work import Decision, Granted, Needs, Result, WorkSpec
-from sglang_diffusion_routing.core.worker import Capability, RequestId, Worker
+from sglang_diffusion_routing.core.worker import Capability, RequestId, Watch, Worker
 from sglang_diffusion_routing.errors import (
     Conflict,
     NoCapableWorker,
@@ -124,7 +124,13 @@ class FleetMachine(RuleBasedStateMachine):
         return worker.state is WorkerState.ACTIVE and worker.health is Health.HEALTHY and self.stays(worker)
 
     def stays(self, worker: Worker) -> bool:
-        return self.is_current(worker) and not worker.sleep_first
+        return self.is_current(worker) and not worker.sleep_first and self.is_watched(worker)
+
+    def is_watched(self, worker: Worker) -> bool:
+        """Whether a restart would be noticed, or there is nothing yet that it would lose."""
+        if worker.watch is Watch.ENDED:
+            return False
+        return worker.watch is Watch.STANDS or worker.loaded is Unversioned.BASE
 
     def takes_work(self, worker: Worker) -> bool:
         """Routable; or, while nobody is, of unknown health."""
@@ -505,6 +511,7 @@ class FleetMachine(RuleBasedStateMachine):
                 "found asleep",
                 "cut",
                 "sentinel lost",
+                "sentinel ended",
                 "died",
                 "restarted",
                 "quarantined",
@@ -529,6 +536,7 @@ class FleetMachine(RuleBasedStateMachine):
             "found asleep": ev.WorkFoundAsleep(who, incarnation, self.fleet.now_s),
             "cut": ev.SentinelLost(who, incarnation, 1),
             "sentinel lost": ev.SentinelLost(who, incarnation, 0),
+            "sentinel ended": ev.SentinelEnded(who, incarnation),
             "died": ev.WorkerDied(who, incarnation, "killed"),
             "restarted": ev.WorkerRestarted(who, incarnation),
             "quarantined": ev.QuarantineRequested(who),

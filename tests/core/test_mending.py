@@ -542,7 +542,8 @@ def test_a_cut_sentinel_has_the_weights_looked_at_and_keeps_the_work() -> None:
     refit(fleet, "1", "a")
     say_checksums(fleet, "a")
     worker = fleet.worker("a")
-    assert fleet.apply(ev.SentinelLost(A, 1, connections=2)) == [do.ProbeWorker(A, 1), do.CheckWeights(A, 1)]
+    assert fleet.apply(ev.SentinelLost(A, 1, connections=2)) == [do.ProbeWorker(A, 1)]
+    assert fleet.answer("a") == [do.OpenSentinel(A, 1), do.CheckWeights(A, 1)]
     assert fleet.pool.is_routable(worker)
     fleet.apply(ev.WeightsChecked(A, 1, worker.updates, matches=True))
     assert shown(worker) == ("active", "1")
@@ -550,6 +551,70 @@ def test_a_cut_sentinel_has_the_weights_looked_at_and_keeps_the_work() -> None:
     assert shown(worker) == ("active", "1")
     fleet.apply(ev.WeightsChecked(A, 1, worker.updates, matches=False))
     assert worker.loaded is Unversioned.SUSPECT
+
+
+def test_a_worker_gets_no_work_while_nobody_knows_why_its_sentinel_ended() -> None:
+    fleet = fleet_of("a")
+    running = fleet.ask()
+    fleet.apply(ev.SentinelEnded(A, 1))
+    assert standing(fleet.worker("a")) is Standing.COMING
+    assert fleet.ask().waits
+    assert running.lease is not None
+    assert running.lease.live
+
+
+def test_a_worker_that_was_refit_serves_only_while_its_sentinel_stands() -> None:
+    fleet = fleet_of("a")
+    refit(fleet, "1", "a")
+    fleet.opens_sentinels = False
+    fleet.apply(ev.SentinelLost(A, 1, connections=1))
+    fleet.answer("a")
+    assert standing(fleet.worker("a")) is Standing.COMING
+    fleet.apply(ev.SentinelOpened(A, 1))
+    assert standing(fleet.worker("a")) is Standing.ROUTABLE
+
+
+def test_a_resync_begins_once_the_sentinel_stands() -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a", "b")
+    fleet.opens_sentinels = False
+    fleet.apply(ev.SentinelLost(B, 2, 0))
+    fleet.answer("b")
+    assert fleet.worker("b").state is WorkerState.ACTIVE
+    assert do.ResyncWeights in map(type, fleet.apply(ev.SentinelOpened(B, 2)))
+
+
+def test_a_worker_that_wakes_is_watched_at_once() -> None:
+    fleet = fleet_of("a")
+    fleet.apply(ev.SleepRequested(A))
+    succeed(fleet, "a")
+    fleet.apply(ev.SentinelLost(A, 1, connections=1))
+    fleet.apply(ev.WakeRequested(A))
+    assert do.OpenSentinel(A, 1) in succeed(fleet, "a")
+
+
+@pytest.mark.parametrize("failure", [ProbeFailure.REFUSED, ProbeFailure.ENGINE_DIED])
+@pytest.mark.parametrize("seen_by", ["probe", "work"])
+def test_a_worker_that_refuses_connections_may_be_another_process_when_it_is_back(
+    failure: ProbeFailure, seen_by: str
+) -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a", "b")
+    if seen_by == "probe":
+        fleet.apply(ev.ProbeFailed(B, 2, failure))
+    else:
+        fleet.apply(ev.WorkFailed(B, 2, failure))
+    fleet.apply(ev.ProbeFailed(B, 2, failure))
+    assert fleet.worker("b").loaded is Unversioned.UNCHECKED
+    fleet.answer("b")
+    assert fleet.worker("b").state is WorkerState.UPDATING
+
+
+def test_a_worker_that_never_answered_has_not_been_replaced() -> None:
+    fleet = fleet_of()
+    worker = fleet.register("a")
+    fleet.apply(ev.ProbeFailed(A, 1, ProbeFailure.REFUSED))
+    assert worker.loaded is Unversioned.BASE
 
 
 # What the trainer says

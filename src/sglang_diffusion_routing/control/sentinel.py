@@ -1,6 +1,8 @@
 """Hold one silent connection to every worker: its end is the first news of a death or a restart.
 
-A worker keeps a connection that never sends a request, and its kernel closes it within milliseconds of the process's
+Three things are told: that the connection stands, so that from then on no other process can take the worker's place
+unnoticed; at once that it has ended; and, a moment later, whether other connections to the worker still stand. A worker
+keeps a connection that never sends a request, and its kernel closes it within milliseconds of the process's
 end, however busy the process was. TCP keep-alive tells of hosts that vanish.
 """
 
@@ -13,7 +15,7 @@ import structlog
 from typing_extensions import override
 
 from sglang_diffusion_routing.core.address import AllowList
-from sglang_diffusion_routing.core.events import SentinelLost
+from sglang_diffusion_routing.core.events import SentinelEnded, SentinelLost, SentinelOpened
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.connect import open_worker_connection, tls_for
@@ -23,6 +25,9 @@ _log = structlog.get_logger(__name__)
 
 SETTLE_S = 0.05
 """When a process dies its connections end one after the other; those for requests are counted once all have."""
+
+
+News = SentinelOpened | SentinelEnded | SentinelLost
 
 
 class _Silent(asyncio.Protocol):
@@ -60,7 +65,7 @@ class Sentinels:
 
     def __init__(
         self,
-        report: Callable[[SentinelLost], None],
+        report: Callable[[News], None],
         open_since: Callable[[WorkerId, float], int],
         *,
         connect_timeout_s: float,
@@ -75,7 +80,7 @@ class Sentinels:
         self.ended_total = 0
 
     def open(self, worker: Worker) -> None:
-        """Watch a worker; one report follows, when the connection has ended or could not be opened."""
+        """Watch a worker; `SentinelLost` follows in any case, when the connection has ended or could not be opened."""
         self.close(worker.worker_id)
         self._watching[worker.worker_id] = self._tasks.spawn(self._watch(worker), name="sentinel")
 
@@ -102,8 +107,10 @@ class Sentinels:
             _log.debug("sentinel_not_opened", worker=worker_id, why=error.message)
         else:
             try:
+                self._report(SentinelOpened(worker_id, incarnation))
                 await silent.ended
                 ended_s = asyncio.get_running_loop().time()
+                self._report(SentinelEnded(worker_id, incarnation))
                 await asyncio.sleep(SETTLE_S)
             finally:
                 silent.close()

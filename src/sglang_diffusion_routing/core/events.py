@@ -230,6 +230,22 @@ class WorkFoundAsleep:
 
 
 @dataclass(frozen=True, slots=True)
+class SentinelOpened:
+    """The silent connection to a worker stands."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelEnded:
+    """The silent connection to a worker has ended just now; `SentinelLost` follows and says what that means."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class SentinelLost:
     """The silent connection to a worker ended, or could not be opened.
 
@@ -331,6 +347,8 @@ Seen = (
     | WorkFailed
     | WorkKeptFailing
     | WorkFoundAsleep
+    | SentinelOpened
+    | SentinelEnded
     | SentinelLost
     | WeightsChecked
     | WorkerDied

@@ -9,7 +9,7 @@ from sglang_diffusion_routing.core.outlook import ResyncPlan, outlook, plan
 from sglang_diffusion_routing.core.state import Health, Trigger, WorkerState
 from sglang_diffusion_routing.core.transitions import Transitions
 from sglang_diffusion_routing.core.weights import BEFORE_ANY_REFIT, Currency, Loaded, OpenRefit, Unversioned
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Worker, WorkerId
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Watch, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict
 
 RESYNC_FIRST_S = 5.0
@@ -99,6 +99,7 @@ class Mending(Transitions):
         return (
             worker.state is WorkerState.ACTIVE
             and worker.health is Health.HEALTHY
+            and worker.watch is Watch.STANDS
             and worker.currency is not Currency.CURRENT
             and not worker.sleep_first
             and worker.weight_group is not None
@@ -170,7 +171,7 @@ class Mending(Transitions):
         worker.resync_error = ""
 
     def _check_after_cut(self, worker: Worker) -> None:
-        """Have a worker looked at whose silent connection was cut while others to it stood."""
+        """Have a worker looked at whose silent connection was cut while others to it stood, and stands again."""
         group = worker.weight_group
         if group is not None and self.ledger.expected(group, worker.loaded) is not None:
             self._commands.append(do.CheckWeights(worker.worker_id, worker.incarnation))

@@ -14,7 +14,7 @@ from sglang_diffusion_routing.core.health import FATAL, HealthLimits, ProbeFailu
 from sglang_diffusion_routing.core.mending import Mending
 from sglang_diffusion_routing.core.state import COMMANDED, Health, Intent, Trigger, WorkerState
 from sglang_diffusion_routing.core.weights import Unversioned
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Worker, WorkerId
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Capability, Order, RequestId, Watch, Worker, WorkerId
 from sglang_diffusion_routing.core.worker_url import WorkerUrl
 from sglang_diffusion_routing.errors import Conflict, UnknownWorker
 
@@ -227,9 +227,7 @@ class Pool(Mending):
     @_seen.register
     def _(self, event: ev.ProbeSucceeded, worker: Worker, now_s: float) -> None:
         worker.vitals = health.succeeded(worker.vitals, now_s, self._limits)
-        if not worker.watched:
-            worker.watched = True
-            self._commands.append(do.OpenSentinel(worker.worker_id, worker.incarnation))
+        self._watch(worker)
         self._touch(worker)
         if worker.sleep_first:
             self._put_to_sleep_first(worker, now_s)
@@ -258,11 +256,15 @@ class Pool(Mending):
                 worker.vitals = excused
                 return
             fatal = True
+        if event.failure in FATAL and vitals.answered:
+            self._perhaps_replaced(worker)
         self._fail(worker, now_s, f"its probe failed: {event.failure.value}", fatal=fatal)
 
     @_seen.register
     def _(self, event: ev.WorkFailed, worker: Worker, now_s: float) -> None:
         if event.failure is not None:
+            if event.failure in FATAL and worker.vitals.answered:
+                self._perhaps_replaced(worker)
             self._fail(worker, now_s, f"its work failed: {event.failure.value}", fatal=event.failure in FATAL)
         if worker.health is not Health.QUARANTINED:
             self._probe_now(worker, now_s)
@@ -291,21 +293,39 @@ class Pool(Mending):
             self._happen(worker, Trigger.FOUND_ASLEEP, now_s)
 
     @_seen.register
+    def _(self, event: ev.SentinelOpened, worker: Worker, now_s: float) -> None:
+        worker.watch = Watch.STANDS
+        if worker.cut:
+            worker.cut = False
+            self._check_after_cut(worker)
+        self._touch(worker)
+
+    @_seen.register
+    def _(self, event: ev.SentinelEnded, worker: Worker, now_s: float) -> None:
+        worker.watch = Watch.ENDED
+        self._touch(worker)
+
+    @_seen.register
     def _(self, event: ev.SentinelLost, worker: Worker, now_s: float) -> None:
-        worker.watched = False
+        worker.watch = Watch.NONE
         if event.connections > 0:
+            worker.cut = True
             if worker.health is not Health.QUARANTINED:
                 self._probe_now(worker, now_s)
-            self._check_after_cut(worker)
+            self._touch(worker)
             return
-        # Perhaps another process answers there by now, and that one would be awake and have no refit.
+        self._perhaps_replaced(worker)
+        if worker.health is Health.HEALTHY:
+            self._doubt(worker, now_s)
+        self._judge(worker)
+
+    def _perhaps_replaced(self, worker: Worker) -> None:
+        """Trust nothing: another process may answer there by now, which would be awake and have no refit."""
         worker.updates += 1
         if worker.loaded is not Unversioned.SUSPECT:
             worker.loaded = Unversioned.UNCHECKED
-        self._renew(worker)
         worker.sleep_first = worker.sleep_first or worker.state is WorkerState.SLEEPING
-        if worker.health is Health.HEALTHY:
-            self._doubt(worker, now_s)
+        self._renew(worker)
         self._judge(worker)
 
     @_seen.register

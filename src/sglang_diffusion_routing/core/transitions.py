@@ -9,7 +9,7 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.orders import UNDOES, Precedence, joined, precedence
 from sglang_diffusion_routing.core.roster import Roster
 from sglang_diffusion_routing.core.state import COMMANDED, TABLE, Effect, Fate, Move, Trigger, WorkerState
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Worker, WorkerId
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Watch, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict
 
 HALF_DONE_MAX = 4096
@@ -114,10 +114,17 @@ class Transitions(Roster):
                     worker.vitals = health.quarantined(worker.vitals, now_s, wait_s, self._limits)
                 case Effect.RECOVER:
                     worker.vitals = health.succeeded(worker.vitals, now_s, self._limits)
+                    self._watch(worker)
         if worker.state is WorkerState.REMOVED:
             del self._workers[worker.worker_id]
             self._commands.append(do.ForgetWorker(worker.worker_id, worker.incarnation, worker.url))
         self._touch(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        """Have the silent connection to a worker that has answered opened, unless it is there."""
+        if worker.watch is Watch.NONE:
+            worker.watch = Watch.OPENING
+            self._commands.append(do.OpenSentinel(worker.worker_id, worker.incarnation))
 
     def _command(self, worker: Worker, effect: Effect) -> None:
         self._command_ids += 1

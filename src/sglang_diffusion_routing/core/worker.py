@@ -16,6 +16,7 @@ __all__ = [
     "Capability",
     "Order",
     "Standing",
+    "Watch",
     "Worker",
     "WorkerId",
     "WorkerStatus",
@@ -87,6 +88,16 @@ class Order:
     sequence: int = 0
 
 
+class Watch(Enum):
+    """How the silent connection to a worker stands, whose end is the first news of a restart."""
+
+    NONE = "none"
+    OPENING = "opening"
+    STANDS = "stands"
+    ENDED = "ended"
+    """It has just ended, and what that means is being found out."""
+
+
 @dataclass(slots=True, eq=False)
 class Worker:
     """The record of one worker. Only `Pool` assigns to its fields.
@@ -97,7 +108,7 @@ class Worker:
     order: what is being carried out; next_order: what waits behind the command.
     command_id: the one remote command under way, None unless UPDATING, RELEASING or RESUMING.
     drain_deadline_s: instant at which a drain is given up.
-    watched: whether a sentinel is open, or was asked for.
+    watch: how its silent connection stands. cut: the last one ended while others to the worker stood.
     sleep_first: it is awake while the fleet sleeps, and is put to sleep as soon as it answers.
     max_concurrency: its own cap; None for the router's, 0 for no cap.
     updates: rises whenever its weights may have changed; updates_begun: as it stood when the refit under way began.
@@ -123,7 +134,8 @@ class Worker:
     next_order: Order | None = None
     command_id: int | None = None
     drain_deadline_s: float | None = None
-    watched: bool = False
+    watch: Watch = Watch.NONE
+    cut: bool = False
     sleep_first: bool = False
     updates: int = 0
     updates_begun: int = 0
@@ -240,6 +252,9 @@ def standing(worker: Worker) -> Standing:
 def _active_standing(worker: Worker) -> Standing:
     if worker.currency is not Currency.CURRENT:
         return Standing.COMING if worker.mends else Standing.AWAY
+    if worker.watch is Watch.ENDED or (worker.watch is not Watch.STANDS and worker.loaded is not Unversioned.BASE):
+        # Its process may be replaced unseen, and another one would not have been refit.
+        return Standing.COMING
     return Standing.ROUTABLE if worker.health is Health.HEALTHY else Standing.UNPROVEN
 
 
