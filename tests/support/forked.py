@@ -26,7 +26,7 @@ async def _until_said(child: Child, beginning: str) -> str:
 
 
 class ForkedSim:
-    """A simulated worker; its name is its number.
+    """A simulated worker. `deaths` counts its kills; while it `is_dying` it may go by itself.
 
     Args:
         flags: as the command line has them.
@@ -38,6 +38,8 @@ class ForkedSim:
         self._flags = flags
         self._child: Child | None = None
         self.url = ""
+        self.deaths = 0
+        self.is_dying = False
 
     async def start(self, *more_flags: str) -> None:
         """Start it, at the address that it had before if it had one."""
@@ -48,6 +50,7 @@ class ForkedSim:
 
     async def restart(self, *more_flags: str) -> None:
         self.kill()
+        self.is_dying = False
         await self.start(*more_flags)
 
     @property
@@ -56,6 +59,7 @@ class ForkedSim:
 
     def kill(self) -> None:
         if self._child is not None:
+            self.deaths += 1
             self._child.kill()
 
     def signal(self, number: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 SIM_FLAGS = ("--refit-seconds", "0.06", "--overhead-seconds", "0.012", "--seconds-per-mpx-step", "0.5")
 ROUTER_FLAGS = ("--health-check-interval", "0.5", "--probe-timeout", "0.5", "--seed", "1")
+CUT = (httpx2.ReadError, httpx2.RemoteProtocolError)
 SERVED = {200, 502, 503}
 """What generation may end with; 502 and 503 say that no worker could do it."""
 
@@ -81,8 +83,9 @@ async def play(nursery: Nursery, checkpoints: Sequence[Path], schedule: Schedule
         await router.start("--worker-urls", *(worker.url for worker in fleet[:WORKERS]))
         async with httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as client:
             await _Play(report, router, fleet, client, checkpoints).run()
-    except AssertionError as failure:
-        report.faults.append(str(failure))
+    except Exception as failure:  # noqa: BLE001  (one schedule's end is not that of the others)
+        known = isinstance(failure, AssertionError)
+        report.faults.append(str(failure) if known else "".join(traceback.format_exception(failure)))
     finally:
         report.output = router.output()
         if "Traceback" in report.output:
@@ -219,6 +222,7 @@ class _Play:
                 await asyncio.sleep(step.for_s)
                 worker.signal(signal.SIGCONT)
             case "die in generation":
+                worker.is_dying = True
                 await self._set_faults(worker, die_in_generation=True)
                 await asyncio.sleep(step.for_s)
                 await worker.restart()
@@ -274,12 +278,15 @@ class _Play:
             "num_inference_steps": rng.choice([4, 8, 16]),
             "seed": rng.randrange(1000),
         }
-        sent_s = self._now_s()
+        sent_s, deaths = self._now_s(), self._deaths()
         try:
             reply = await self._client.post(f"{self._router.url}/rollout/generate", json=body)
         except httpx2.TransportError as error:
             self._report.statuses[type(error).__name__] += 1
-            if not self._router.was_down(sent_s):
+            # A reply that has begun ends where its worker dies.
+            dead = self._deaths() > deaths or any(worker.is_dying for worker in self._fleet)
+            cut = dead and isinstance(error, CUT)
+            if not cut and not self._router.was_down(sent_s):
                 self._report.faults.append(f"a request sent at {sent_s:.3f} s was lost: {error!r}")
             await asyncio.sleep(0.02)
             return
@@ -305,8 +312,13 @@ class _Play:
     async def _count_under_way(self) -> int:
         return self._under_way
 
+    def _deaths(self) -> int:
+        return sum(worker.deaths for worker in self._fleet)
+
     async def _statuses(self) -> dict[str, str]:
         answer = await self._trainer.call("GET", "/workers")
+        if answer.status == 0:
+            raise RouterGone
         return {worker["url"]: worker["status"] for worker in answer.body["workers"]}
 
     async def _heal(self) -> None:
