@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +165,27 @@ def test_the_owner_that_was_removed_is_named() -> None:
         reply = ask(router.port, request(b"GET", f"/v1/videos/{job_id}".encode()))
         assert (reply.status, reply.code) == (410, "job_owner_gone")
         assert made.worker.url in reply.json()["error"]
+
+
+def test_a_job_that_outlives_its_router_holds_a_lease_of_the_next_one(tmp_path: Path) -> None:
+    flags = ("--state", str(tmp_path / "state.db"))
+    with ScriptedFleet(1, tasks=["T2V"]) as fleet:
+        with RouterProcess(fleet.urls, *flags) as router:
+            router.wait_until_healthy(1)
+            job_id, made = create(fleet, lambda: Client(router.port))
+            router.kill()
+        with RouterProcess((), *flags) as again:
+            assert again.in_flight() == jobs(again) == {made.worker.url: 1}
+            removal = ask(again.port, request(b"DELETE", f"/workers/{made.worker.url}".encode()))
+            assert (removal.status, removal.json()["status"]) == (202, "draining")
+            reply = ask(again.port, request(b"GET", f"/v1/videos/{job_id}".encode()))
+            assert (reply.status, reply.json()["status"]) == (200, "in_progress")
+            assert again.in_flight() == {made.worker.url: 1}
+            say(made.worker, job_id, "completed")
+            eventually_equal(again.in_flight, {})
+            reply = ask(again.port, request(b"GET", f"/v1/videos/{job_id}".encode()))
+            assert (reply.status, reply.code) == (410, "job_owner_gone")
+        fleet.drop_arrivals()
 
 
 def test_a_creation_that_fails_makes_no_job(router: RouterProcess, fleet: ScriptedFleet, connect: Connect) -> None:

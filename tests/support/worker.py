@@ -1,7 +1,7 @@
 """A worker whose part the test plays: it hands over every request and sends back exactly what it is told to.
 
 The test reads like the conversation: the client sends, `worker.receive()` gives the request as it arrived, the test
-answers, the client reads. Health checks and the model list are answered without the test's help.
+answers, the client reads. What the router asks to know the worker by is answered without the test's help.
 """
 
 import contextlib
@@ -40,6 +40,12 @@ class ScriptedWorker:
         self.automatic: dict[tuple[bytes, bytes], bytes] = {
             (b"GET", b"/health"): sized_reply(200, body=b'{"status":"ok"}'),
             (b"GET", b"/v1/models"): sized_reply(200, b"Content-Type: application/json", body=model_list(model, tasks)),
+            (b"POST", b"/get_weights_checksum"): sized_reply(
+                200, b"Content-Type: application/json", body=b'{"transformer":"2d4c05ea258472b7"}'
+            ),
+            (b"GET", b"/v1/list_loras"): sized_reply(
+                200, b"Content-Type: application/json", body=b'{"loaded_adapters":[],"active":{}}'
+            ),
         }
         self._receive_buffer = receive_buffer
         self._arrivals = arrivals if arrivals is not None else queue.Queue()
@@ -157,6 +163,7 @@ class ScriptedWorker:
             stream.sock.settimeout(PATIENCE_S)
             method, target, _ = head.split(b"\r\n", 1)[0].split(b" ")
             if automatic := self.automatic.get((method, target)):
+                _ = Exchange(self, stream, head, connection).body
                 stream.send(automatic)
                 continue
             with self._lock:
