@@ -20,7 +20,7 @@ from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.spool import Spool
 from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core import commands as do
-from sglang_diffusion_routing.core.events import LabelsSet
+from sglang_diffusion_routing.core.events import LabelsSet, SentinelOpened
 from sglang_diffusion_routing.core.refit import Mode, StepKind
 from sglang_diffusion_routing.core.work import Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
@@ -76,7 +76,7 @@ class Loads(WorkerApi):
         if isinstance(answer, BaseException):
             raise answer
         if answer.ended is Ended.SUCCEEDED:
-            self.weights[url.host] = body.decode()
+            self.weights[url.host] = body.decode("latin-1")
         return answer
 
     async def checksums(self, url: WorkerUrl, timeout_s: float) -> dict[str, str] | None:
@@ -250,6 +250,8 @@ async def refit_world(
         fleet.commands.append(command)
         if isinstance(command, do.UpdateWeights | do.ResyncWeights):
             effects.run(command)
+        elif isinstance(command, do.OpenSentinel):
+            fleet.apply(SentinelOpened(command.worker_id, command.incarnation))
 
     fleet.run_command = run_command
     world = RefitWorld(fleet, loads, shelf, refitter, Brackets(refitter, part_limit_s=part_limit_s))
