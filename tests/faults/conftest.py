@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.client import Client, Connect
+from support.deadlines import eventually_equal
 from support.router import RouterProcess
 from support.worker import ScriptedFleet
 
@@ -28,7 +29,8 @@ def fleet(module_fleet: ScriptedFleet, module_router: RouterProcess) -> Iterator
     """The module's two workers, both listening, healthy and idle."""
     for worker in module_fleet.restore():
         module_router.revive(worker.url)
-    module_router.wait_until_healthy(2)
+    # One that died takes work again when its weights have been looked at.
+    eventually_equal(module_router.statuses, dict.fromkeys(module_fleet.urls, "active"))
     module_router.wait_until_idle()
     yield module_fleet
     unexpected = module_fleet.drop_arrivals()
