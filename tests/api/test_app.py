@@ -1,6 +1,7 @@
 """What the application does beside its routes."""
 
 import re
+from types import SimpleNamespace
 from typing import cast
 
 import httpx2
@@ -12,8 +13,13 @@ from sglang_diffusion_routing.api.plane import ControlPlane
 pytestmark = pytest.mark.core
 
 
+async def nothing_to_save() -> bool:
+    return True
+
+
 async def ask(method: str, path: str) -> httpx2.Response:
-    transport = httpx2.ASGITransport(build(cast("ControlPlane", None)))
+    plane = SimpleNamespace(fleet=SimpleNamespace(saver=SimpleNamespace(flush=nothing_to_save)))
+    transport = httpx2.ASGITransport(build(cast("ControlPlane", plane)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://router") as client:
         return await client.request(method, path)
 

@@ -110,7 +110,7 @@ async def test_head_has_the_fields_of_get_and_no_body(shared_router: RunningRout
     ("method", "path", "allow"),
     [
         ("POST", "/health", "GET, HEAD"),
-        ("DELETE", "/workers", "GET, HEAD, POST"),
+        ("PATCH", "/workers", "DELETE, GET, HEAD, POST, PUT"),
         ("POST", "/workers/x", "DELETE, GET, HEAD, PUT"),
         ("GET", "/release_memory_occupation", "POST"),
         ("OPTIONS", "/metrics", "GET, HEAD"),

@@ -593,21 +593,24 @@ def test_a_worker_that_wakes_is_watched_at_once() -> None:
     assert do.OpenSentinel(A, 1) in succeed(fleet, "a")
 
 
-@pytest.mark.parametrize("failure", [ProbeFailure.REFUSED, ProbeFailure.ENGINE_DIED])
 @pytest.mark.parametrize("seen_by", ["probe", "work"])
-def test_a_worker_that_refuses_connections_may_be_another_process_when_it_is_back(
-    failure: ProbeFailure, seen_by: str
-) -> None:
+def test_a_worker_that_refuses_connections_unwatched_may_be_another_process_when_it_is_back(seen_by: str) -> None:
     fleet = fleet_of("a", "b")
     refit(fleet, "1", "a", "b")
+    fleet.opens_sentinels = False
+    fleet.apply(ev.SentinelLost(B, 2, connections=1))
     if seen_by == "probe":
-        fleet.apply(ev.ProbeFailed(B, 2, failure))
+        fleet.apply(ev.ProbeFailed(B, 2, ProbeFailure.REFUSED))
     else:
-        fleet.apply(ev.WorkFailed(B, 2, failure))
-    fleet.apply(ev.ProbeFailed(B, 2, failure))
+        fleet.apply(ev.WorkFailed(B, 2, ProbeFailure.REFUSED))
     assert fleet.worker("b").loaded is Unversioned.UNCHECKED
-    fleet.answer("b")
-    assert fleet.worker("b").state is WorkerState.UPDATING
+
+
+def test_a_worker_that_refuses_connections_while_its_sentinel_stands_is_the_same_process() -> None:
+    fleet = fleet_of("a")
+    refit(fleet, "1", "a")
+    fleet.apply(ev.ProbeFailed(A, 1, ProbeFailure.REFUSED))
+    assert fleet.worker("a").loaded == "1"
 
 
 def test_a_worker_that_never_answered_has_not_been_replaced() -> None:

@@ -17,6 +17,7 @@ from sglang_diffusion_routing.core.events import (
     RefitRequested,
     RemovalRequested,
     SentinelLost,
+    SentinelOpened,
     SleepRequested,
     WakeRequested,
     WeightsChecked,
@@ -235,6 +236,7 @@ async def test_a_worker_whose_silent_connection_was_cut_is_looked_at(its: str, l
             run.effects.run(command) if isinstance(command, do.CheckWeights) else None
         )
         run.fleet.apply(SentinelLost(worker.worker_id, worker.incarnation, connections=1))
+        run.fleet.apply(SentinelOpened(worker.worker_id, worker.incarnation))
 
         async def looked() -> bool:
             return any(isinstance(event, WeightsChecked) for event in run.fleet.events)

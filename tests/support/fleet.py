@@ -7,7 +7,7 @@ import random
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.blackhole import BlackHoles
 from sglang_diffusion_routing.core.commands import Command
-from sglang_diffusion_routing.core.events import CapabilityLearned, Event, ProbeSucceeded, WorkerRegistered
+from sglang_diffusion_routing.core.events import CapabilityLearned, Event, ProbeSucceeded, SentinelOpened, WorkerRegistered
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
@@ -51,6 +51,7 @@ class RecordingFleet(Fleet):
         capability = Capability(tasks or ("T2I",), ("m",), learned=True)
         self.apply(CapabilityLearned(worker.worker_id, worker.incarnation, capability))
         self.apply(ProbeSucceeded(worker.worker_id, worker.incarnation))
+        self.apply(SentinelOpened(worker.worker_id, worker.incarnation))
         self.events.clear()
         self.commands.clear()
         return worker

@@ -256,15 +256,13 @@ class Pool(Mending):
                 worker.vitals = excused
                 return
             fatal = True
-        if event.failure in FATAL and vitals.answered:
-            self._perhaps_replaced(worker)
+        self._note_refusal(worker, event.failure)
         self._fail(worker, now_s, f"its probe failed: {event.failure.value}", fatal=fatal)
 
     @_seen.register
     def _(self, event: ev.WorkFailed, worker: Worker, now_s: float) -> None:
         if event.failure is not None:
-            if event.failure in FATAL and worker.vitals.answered:
-                self._perhaps_replaced(worker)
+            self._note_refusal(worker, event.failure)
             self._fail(worker, now_s, f"its work failed: {event.failure.value}", fatal=event.failure in FATAL)
         if worker.health is not Health.QUARANTINED:
             self._probe_now(worker, now_s)
@@ -318,6 +316,11 @@ class Pool(Mending):
         if worker.health is Health.HEALTHY:
             self._doubt(worker, now_s)
         self._judge(worker)
+
+    def _note_refusal(self, worker: Worker, failure: ProbeFailure) -> None:
+        """Take in that nobody listened; with a silent connection, its end will say so if the process is gone."""
+        if failure is ProbeFailure.REFUSED and worker.vitals.answered and worker.watch is not Watch.STANDS:
+            self._perhaps_replaced(worker)
 
     def _perhaps_replaced(self, worker: Worker) -> None:
         """Trust nothing: another process may answer there by now, which would be awake and have no refit."""
