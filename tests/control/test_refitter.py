@@ -1,4 +1,4 @@
-"""Turns, bounds and bodies of transactions; what they do to workers is tested over HTTP in tests/api/test_refits.py."""
+"""Turns, bounds, bodies and names of refits; what they do to workers is tested in test_transaction.py."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,9 @@ from sglang_diffusion_routing.control.turns import WAITING_MAX
 from sglang_diffusion_routing.control.worker_api import Ended
 from sglang_diffusion_routing.core.refit import StepKind
 from sglang_diffusion_routing.errors import NoEligibleWorker, TooManyRefits
+from support.engines import settle
 from support.raw_worker import read_request, reply, serving
+from support.refits import REFUSED, refit_world, statuses
 from support.running import eventually
 from support.runtime import runtime
 
@@ -80,3 +82,105 @@ async def test_an_update_that_comes_after_its_refit_is_over_changes_nothing() ->
         worker = run.fleet.join("http://127.0.0.1:1")
         update = await run.refitter.update(worker, "refit-1")
         assert (update.answer.ended, update.unchanged) == (Ended.REFUSED, True)
+
+
+async def test_two_weight_groups_do_not_wait_for_each_other() -> None:
+    async with refit_world() as world:
+        (a,) = world.join("a", group="left")
+        (b,) = world.join("b", group="right")
+        world.loads.hold("a", "b")
+        left = world.run("l", choose=lambda: [a])
+        right = world.run("r", choose=lambda: [b])
+        await world.until_called("a", "b")
+        world.loads.let_go("b")
+        assert ((await right).weight_version, left.done()) == ("r", False)
+        world.loads.let_go("a")
+        assert (await left).weight_version == "l"
+
+
+async def test_two_refits_that_share_a_group_do_wait() -> None:
+    async with refit_world() as world:
+        (a,) = world.join("a", group="left")
+        (b,) = world.join("b", group="right")
+        world.loads.hold("a", "b")
+        first, other = world.run("1", choose=lambda: [a]), world.run("2", choose=lambda: [b])
+        both, again = world.run("3"), world.run("4", choose=lambda: [a])
+        await world.until_called("a", "b")
+        assert [view.status for view in world.refitter.log.newest(4)] == ["waiting", "waiting", "open", "open"]
+        world.loads.let_go("a")
+        await first
+        await settle()
+        assert world.loads.hosts == ["a", "b"]
+        world.loads.let_go("b")
+        assert [(await task).weight_version for task in (other, both, again)] == ["2", "3", "4"]
+        assert (sorted(world.loads.hosts[2:4]), world.loads.hosts[4:]) == (["a", "b"], ["a"])
+
+
+async def test_whoever_joins_while_a_refit_waits_for_its_turn_is_one_of_all() -> None:
+    async with refit_world("a") as world:
+        world.loads.hold("a")
+        first = world.run("1")
+        await world.until_called("a")
+        second = world.run("2")
+        await settle()
+        world.join("late")
+        world.loads.let_go("a")
+        assert (statuses(await first), statuses(await second)) == ({"a": 200}, {"a": 200, "late": 200})
+
+
+async def test_each_group_counts_where_nobody_names_a_version() -> None:
+    async with refit_world() as world:
+        (a,) = world.join("a", group="left")
+        (b,) = world.join("b", group="right")
+        given = [
+            (await world.run(version, choose=lambda worker=worker: [worker])).weight_version  # type: ignore[misc]
+            for version, worker in ((None, a), ("3", b), (None, a), (None, b), (None, a))
+        ]
+        assert given == ["1", "3", "2", "4", "5"]
+
+
+async def test_a_refit_is_on_the_disk_before_it_begins_and_before_it_is_answered() -> None:
+    async with refit_world("a") as world:
+        world.loads.hold("a")
+        refit = world.run("v1")
+        await world.until_called("a")
+        name = world.shows().id
+        assert world.shelf.flushed == [{name: True}]
+        saved = world.shelf.kept[name]
+        assert saved.step is not None
+        assert (saved.version, saved.groups, saved.step.body) == ("v1", frozenset({"m"}), b'{"model_path":"x"}')
+        world.loads.let_go("a")
+        assert (await refit).refit == name
+        assert world.shelf.flushed[-1] == {name: False}
+
+
+async def test_every_refit_of_every_run_has_a_name_of_its_own() -> None:
+    async with refit_world("a") as one, refit_world("a") as other:
+        names = [(await world.run()).refit for world in (one, one, other)]
+        assert len(set(names)) == 3
+
+
+async def test_a_refit_goes_on_when_its_client_leaves() -> None:
+    async with refit_world("a") as world:
+        world.loads.hold("a")
+        refit = world.run("v1")
+        await world.until_called("a")
+        refit.cancel()
+        world.loads.let_go("a")
+        await world.until(lambda: world.shows().status == "succeeded")
+        assert world.weights() == {"a": ("v1", "current")}
+
+
+async def test_what_became_of_refits_is_counted() -> None:
+    async with refit_world("a", "b") as world:
+        await world.run()
+        world.loads.answers = {"a": [REFUSED]}
+        await world.run()
+        with pytest.raises(NoEligibleWorker):
+            await world.run(choose=list)
+        assert world.refitter.outcomes == {"succeeded": 1, "failed": 1}
+        assert [(view.status, view.reason) for view in world.refitter.log.newest(3)] == [
+            ("failed", "No healthy workers available in the pool"),
+            ("partial", ""),
+            ("succeeded", ""),
+        ]
