@@ -168,6 +168,21 @@ def test_an_end_in_order_leaves_nothing_unless_it_is_asked_for(path: Path) -> No
         assert restored(router) == ""
 
 
+def test_an_end_in_a_hurry_is_in_order_too(path: Path) -> None:
+    body = b'{"prompt":"x","size":"64x64"}'
+    with SimInThread(SimSettings(overhead_seconds=60)) as worker:
+        with start(path, workers=(worker.url,)) as router, Client(router.port) as client:
+            router.wait_until_healthy(1)
+            client.send(request(b"POST", b"/v1/images/generations", b"Content-Type: application/json", body=body))
+            eventually(router.in_flight, lambda counts: counts[worker.url] == 1)
+            router.signal(signal.SIGTERM)
+            eventually(router.stderr, lambda text: "shutting_down" in text)
+            router.signal(signal.SIGTERM)
+            assert router.wait() == 0
+        with start(path) as again:
+            assert restored(again) == ""
+
+
 def test_a_start_that_fails_keeps_the_state(path: Path) -> None:
     with start(path, workers=(NOBODY[0],)) as router:
         router.kill()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,50 @@ async def test_a_fault_of_our_own_does_not_end_the_writing(path: Path, monkeypat
         "state_not_saved",
         "state_writer_failed",
     ]
+
+
+async def test_what_came_while_a_batch_failed_wins_over_the_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    async with opened(path) as (store, _):
+        store.put_worker(B)
+        await store.flush()
+        write, begun, go = store._file.write, threading.Event(), threading.Event()
+
+        def fail_once(*batch: object, **keep: object) -> None:
+            monkeypatch.setattr(store._file, "write", write)
+            begun.set()
+            assert go.wait(10)
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(store._file, "write", fail_once)
+        store.put_worker(A)
+        store.put_worker(replace(B, held=True))
+        await until(begun.is_set)
+        store.put_worker(replace(A, held=True))
+        go.set()
+        await until(lambda: store.unsaved == 0)
+    assert await left(path) == Saved(workers=(replace(A, held=True), replace(B, held=True)))
+
+
+async def test_a_worker_that_goes_while_it_is_being_written_is_gone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(path) as (store, _):
+        await store.flush()
+        write, begun, go = store._file.write, threading.Event(), threading.Event()
+
+        def slow(*batch: object, **keep: object) -> None:
+            begun.set()
+            assert go.wait(10)
+            write(*batch, **keep)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store._file, "write", slow)
+        store.put_worker(A)
+        await until(begun.is_set)
+        store.drop_worker(1)
+        go.set()
+        assert await store.flush()
+    assert await left(path) is None
 
 
 async def test_a_slow_disk_lets_whoever_waits_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

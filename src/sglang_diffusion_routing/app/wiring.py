@@ -104,7 +104,6 @@ class App:
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
         self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path)
         self._tasks = Tasks()
-        self._stopping = False
         self.restored = ""
 
     @property
@@ -160,6 +159,8 @@ class App:
         self._refitter.restore(saved.refits if saved else (), within_s=2 * self._settings.probe_timeout_s)
         self._prober.start()
         self._tasks.spawn(self._tick(), name="tick")
+        # Whoever is told that the router is up may kill it: the workers that it was started with are known by then.
+        await self._saver.flush()
 
     async def _open_state(self) -> Saved | None:
         """Have what changes written down from now on, and give what is to be restored."""
@@ -174,7 +175,6 @@ class App:
 
     async def stop(self) -> None:
         """End in order: take nothing new, refuse what waits, let what runs finish within the grace, then close."""
-        self._stopping = True
         self._data_plane.stop_accepting()
         refused = self._fleet.drop_queued(ShuttingDown())
         _log.info("shutting_down", refused=refused, in_flight=self._fleet.scheduler.live_leases)
@@ -184,9 +184,9 @@ class App:
         await self.abort()
 
     async def abort(self) -> None:
-        """Close everything now; safe to repeat.
+        """Close everything now, and remove the control app's socket; safe to repeat.
 
-        The socket of the control app goes; the state is marked as left in order only after `stop` was asked for.
+        However hasty, it is an end that somebody wanted: a router that had started leaves its state in order.
         """
         await self._data_plane.close()
         await self._tasks.cancel_all()
@@ -198,7 +198,7 @@ class App:
         await self._sentinels.aclose()
         await self._control.stop()
         await self._api.aclose()
-        await self._saver.aclose(clean=self._stopping)
+        await self._saver.aclose(clean=True)
 
     async def _tick(self) -> None:
         while True:

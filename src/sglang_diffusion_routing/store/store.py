@@ -182,7 +182,7 @@ class Store:
         """Write what is left, note how the run ended, and let another router have the file; safe to repeat.
 
         Args:
-            clean: whether the next run need not restore anything.
+            clean: whether the next run need not restore anything; a store that was never started leaves that as it was.
         """
         if self._closing is not None:
             return
