@@ -1,18 +1,25 @@
 import asyncio
+import base64
+import hashlib
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
+from sglang_diffusion_routing.sim.tensors import to_safetensors
+from sglang_diffusion_routing.sim.weights import shapes_of
 from support.raw_worker import read_request, reply, serving
 from support.running import RunningRouter, eventually, running
 
 IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 DISK = "/update_weights_from_disk"
 TENSOR = "/update_weights_from_tensor"
+MIB = 2**20
 
 
 @pytest.fixture
@@ -247,8 +254,204 @@ async def test_a_wrong_refit_is_refused_before_any_worker_is_fenced(
     assert (worker["status"], worker["weight_version"]) == ("active", "0")
 
 
-async def test_drain_is_the_mode_there_is(fleet: RunningRouter) -> None:
-    assert (await fleet.post(DISK + "?mode=drain", {"model_path": "sim/a"}))[1]["success"] is True
+@pytest.mark.parametrize("mode", ["drain", "immediate", "rolling", "rolling&max_unavailable=2", "rolling&admit=new"])
+async def test_every_mode_brings_the_fleet_to_the_new_weights(fleet: RunningRouter, mode: str) -> None:
+    _, body = await fleet.post(f"{DISK}?mode={mode}", {"model_path": "sim/a", "weight_version": "a"})
+    assert (body["success"], body["weight_version"]) == (True, "a")
+    assert (await versions(fleet), len(set(await checksums(fleet)))) == (["a", "a"], 1)
+    assert set((await fleet.statuses()).values()) == {"active"}
+
+
+async def test_an_immediate_refit_queues_behind_the_workers_own_work(
+    slow_router: RunningRouter, slow_worker: SimInThread
+) -> None:
+    work = asyncio.ensure_future(slow_router.client.post("/v1/images/generations", json=IMAGE))
+    await slow_router.until_in_flight(slow_worker.url, 1)
+    refit = asyncio.ensure_future(slow_router.post(DISK + "?mode=immediate", {"model_path": "sim/i"}))
+    await slow_router.until_status(slow_worker.url, "updating")
+    assert (await slow_router.worker(slow_worker.url))["active_requests"] == 1
+    assert (await refit)[1]["success"] is True
+    assert (await work).status_code == 200
+
+
+async def test_work_goes_on_during_a_rolling_refit() -> None:
+    with SimInThread(SimSettings(refit_seconds=0.3)) as first, SimInThread(SimSettings(refit_seconds=0.3)) as second:
+        async with running(first.url, second.url) as router:
+            refit = asyncio.ensure_future(router.post(DISK + "?mode=rolling", {"model_path": "sim/a"}))
+            await eventually(router.statuses, lambda statuses: "updating" in statuses.values())
+            response = await router.client.post("/v1/images/generations", json=IMAGE)
+            assert (response.status_code, refit.done()) == (200, False)
+            assert response.headers["x-sglang-router-weight-version"] in {"0", "1"}
+            assert (await refit)[1]["success"] is True
+
+
+# Several requests.
+
+
+def tensors(value: float, *names: str) -> dict[str, object]:
+    """Give the body that sets these tensors of the simulated transformer."""
+    arrays = {name: np.full(SHAPES[name], value, np.float32) for name in names}
+    return {"serialized_named_tensors": [base64.b64encode(to_safetensors(arrays)).decode()]}
+
+
+SHAPES = shapes_of("transformer")
+NAMES = sorted(SHAPES)
+
+
+async def test_weights_in_several_requests_are_one_refit(fleet: RunningRouter) -> None:
+    before = await checksums(fleet)
+    status, begun = await fleet.post(f"{TENSOR}?refit=begin&weight_version=t1", tensors(1.0, NAMES[0]))
+    assert (status, begun["success"], len(begun["results"])) == (200, True, 2)
+    waiting = asyncio.ensure_future(fleet.client.post("/v1/images/generations", json=IMAGE))
+    status, part = await fleet.post(f"{TENSOR}?refit=part", tensors(2.0, *NAMES[1:]))
+    assert (status, part["success"], part["refit"]) == (200, True, begun["refit"])
+    assert set((await fleet.statuses()).values()) == {"updating"}
+    status, committed = await fleet.ask("POST", f"{TENSOR}?refit=commit")
+    assert (status, committed["success"], committed["weight_version"]) == (200, True, "t1")
+    assert (await waiting).headers["x-sglang-router-weight-version"] == "t1"
+    after = await checksums(fleet)
+    assert (len(set(before)), len(set(after)), before[0] != after[0]) == (1, 1, True)
+    assert await versions(fleet) == ["t1", "t1"]
+    _, shown = await fleet.get(f"/refits/{begun['refit']}")
+    assert (shown["refit"]["status"], shown["refit"]["parts"]) == ("succeeded", 2)
+
+
+async def test_parts_may_go_to_some_of_the_workers_each(
+    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
+) -> None:
+    await fleet.ask("POST", f"{TENSOR}?refit=begin")
+    for worker in pair:
+        _, part = await fleet.post(f"{TENSOR}?refit=part&selector={worker.url}", tensors(1.0, NAMES[0]))
+        assert [row["worker_url"] for row in part["results"]] == [worker.url]
+    assert (await fleet.ask("POST", f"{TENSOR}?refit=commit"))[1]["success"] is True
+    assert len(set(await checksums(fleet))) == 1
+
+
+async def test_a_worker_that_dies_between_two_parts_does_not_come_back_with_half_of_them(
+    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
+) -> None:
+    await fleet.post(f"{TENSOR}?refit=begin&weight_version=t1", tensors(1.0, NAMES[0]))
+    pair[1].restart()
+    await fleet.post(f"{TENSOR}?refit=part", tensors(2.0, *NAMES[1:]))
+    _, committed = await fleet.ask("POST", f"{TENSOR}?refit=commit")
+    assert (committed["success"], committed["weight_version"]) == (False, "t1")
+    assert committed["results"][0]["status_code"] == 200
+    replies = [await fleet.client.post("/v1/images/generations", json=IMAGE) for _ in range(3)]
+    assert {reply.headers["x-sglang-router-worker"] for reply in replies} == {pair[0].url}
+    assert (await fleet.worker(pair[1].url))["status"] != "active"
+
+
+async def test_a_part_at_the_wrong_time_is_a_conflict(fleet: RunningRouter) -> None:
+    for step in ("part", "commit"):
+        status, error = await fleet.ask("POST", f"{TENSOR}?refit={step}", content=b"x")
+        assert (status, error["code"]) == (409, "no_open_refit")
+    await fleet.ask("POST", f"{TENSOR}?refit=begin")
+    status, error = await fleet.ask("POST", f"{TENSOR}?refit=part")
+    assert (status, error["code"], error["field"]) == (400, "invalid_field", "refit")
+    assert (await fleet.ask("POST", f"{TENSOR}?refit=commit"))[1]["success"] is False
+    assert set((await fleet.statuses()).values()) == {"active"}
+
+
+async def test_silence_after_a_begin_ends_the_refit(pair: tuple[SimInThread, SimInThread]) -> None:
+    async with running(pair[0].url, refit_part_timeout_s=0.05) as router:
+        _, begun = await router.ask("POST", f"{TENSOR}?refit=begin")
+        _, shown = await eventually(
+            lambda: router.get(f"/refits/{begun['refit']}"), lambda got: got[1]["refit"]["ended_at"] is not None
+        )
+        assert (shown["refit"]["status"], shown["refit"]["reason"].split(" after")[0]) == (
+            "failed",
+            "nothing came for 0.05 s",
+        )
+        assert (await router.post("/v1/images/generations", IMAGE))[0] == 200
+
+
+async def test_a_large_part_is_sent_whole_and_not_kept_in_memory() -> None:
+    size, seen = 48 * MIB, list[tuple[str, int]]()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/update_weights" in head:
+            hasher, left = hashlib.sha256(), size
+            while left:
+                chunk = await reader.read(min(left, MIB))
+                hasher.update(chunk)
+                left -= len(chunk)
+            seen.append((hasher.hexdigest(), size))
+        writer.write(reply(200, b'{"success":true,"transformer":"x"}'))
+
+    hasher = hashlib.sha256()
+
+    async def upload() -> AsyncIterator[bytes]:
+        for number in range(size // MIB):
+            block = bytes([number]) * MIB
+            hasher.update(block)
+            yield block
+
+    async with serving(handle) as first, serving(handle) as second, running(str(first), str(second)) as router:
+        await router.ask("POST", f"{TENSOR}?refit=begin")
+        tracemalloc.start()
+        try:
+            headers = {"content-length": str(size)}
+            _, part = await router.ask("POST", f"{TENSOR}?refit=part", content=upload(), headers=headers)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (part["success"], peak < size / 3) == (True, True), f"{peak / MIB:.0f} MiB"
+        assert (await router.ask("POST", f"{TENSOR}?refit=commit"))[1]["success"] is True
+    assert seen == [(hasher.hexdigest(), size)] * 2
+
+
+# The log.
+
+
+async def test_every_refit_is_remembered_the_newest_first(
+    fleet: RunningRouter, pair: tuple[SimInThread, SimInThread]
+) -> None:
+    _, good = await fleet.post(DISK, {"model_path": "sim/a", "weight_version": "a"})
+    _, bad = await fleet.post(DISK + "?mode=rolling", {"model_path": "/nonexistent/model"})
+    _, listed = await fleet.get("/refits")
+    assert [(one["id"], one["status"], one["mode"], one["weight_version"]) for one in listed["refits"]] == [
+        (bad["refit"], "failed", "rolling", "1"),
+        (good["refit"], "succeeded", "drain", "a"),
+    ]
+    _, shown = await fleet.get(f"/refits/{good['refit']}")
+    assert shown["refit"] == listed["refits"][1]
+    assert [(row["worker_url"], row["status"], row["status_code"]) for row in shown["refit"]["workers"]] == [
+        (pair[0].url, "updated", 200),
+        (pair[1].url, "updated", 200),
+    ]
+    assert [row["status"] for row in listed["refits"][0]["workers"]] == ["refused", "skipped"]
+    assert [one["id"] for one in (await fleet.get("/refits?limit=1"))[1]["refits"]] == [bad["refit"]]
+
+
+async def test_a_refit_can_be_watched() -> None:
+    with SimInThread(SimSettings(refit_seconds=0.4)) as worker:
+        async with running(worker.url) as router:
+            refit = asyncio.ensure_future(router.post(DISK, {"model_path": "sim/a", "weight_version": "a"}))
+            _, listed = await eventually(
+                lambda: router.get("/refits"),
+                lambda got: [row["status"] for one in got[1]["refits"] for row in one["workers"]] == ["updating"],
+            )
+            assert (listed["refits"][0]["status"], listed["refits"][0]["ended_at"]) == ("open", None)
+            assert (await refit)[1]["refit"] == listed["refits"][0]["id"]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("target", "status", "code"),
+    [
+        ("/refits/refit-0", 404, "unknown_refit"),
+        ("/refits?limit=0", 400, "invalid_field"),
+        ("/refits?limit=257", 400, "invalid_field"),
+        ("/refits?before=x", 400, "invalid_field"),
+        ("/refits?limit=1&limit=2", 400, "invalid_field"),
+    ],
+)
+async def test_a_wrong_question_about_refits_is_refused(
+    shared_empty: RunningRouter, target: str, status: int, code: str
+) -> None:
+    got, error = await shared_empty.get(target)
+    assert (got, error["code"]) == (status, code)
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -8,6 +8,8 @@ from sglang_diffusion_routing.control.worker_api import Answer
 from sglang_diffusion_routing.core.events import (
     HoldRequested,
     RemovalRequested,
+    SentinelEnded,
+    SentinelLost,
     SleepRequested,
     WorkerDied,
     WorkerRestarted,
@@ -15,6 +17,7 @@ from sglang_diffusion_routing.core.events import (
 from sglang_diffusion_routing.core.refit import Mode
 from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.errors import NoEligibleWorker
+from support.engines import settle
 from support.refits import LOST, REFUSED, REFUSED_WITH_200, RefitWorld, refit_world, statuses
 
 pytestmark = pytest.mark.core
@@ -167,6 +170,20 @@ async def test_a_success_of_a_process_that_is_gone_by_then_is_none(news: type) -
         reply = await refit
         assert (statuses(reply), world.rows()["b"], reply.success) == ({"a": 200, "b": 502}, "lost", False)
         assert world.weights()["b"][1] != "current"
+
+
+async def test_a_success_is_void_when_the_silent_connection_has_ended_and_that_proves_a_restart() -> None:
+    async with refit_world("a", "b") as world:
+        world.loads.hold("b")
+        refit = world.run("v1")
+        await world.until_called("a", "b")
+        facts = (world.worker("b").worker_id, world.worker("b").incarnation)
+        world.fleet.apply(SentinelEnded(*facts))
+        world.loads.let_go("b")
+        await settle()
+        assert not refit.done()
+        world.fleet.apply(SentinelLost(*facts, connections=0))
+        assert (statuses(await refit), world.rows()["b"]) == ({"a": 200, "b": 502}, "lost")
 
 
 async def test_a_worker_that_never_ends_is_given_up() -> None:

@@ -17,7 +17,7 @@ import structlog
 from sglang_diffusion_routing.control.broadcast import AT_ONCE, Outgoing
 from sglang_diffusion_routing.control.refit_log import RefitRecord
 from sglang_diffusion_routing.control.rows import reply, row_of_answer
-from sglang_diffusion_routing.control.updates import Update, Updates
+from sglang_diffusion_routing.control.updates import Update, Updates, until_judged
 from sglang_diffusion_routing.control.worker_api import Answer, Ended
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.weights import Loaded
@@ -61,9 +61,10 @@ class _Held:
         if not self.verdict.done():
             self.verdict.set_result(update)
 
-    def is_replaced(self) -> bool:
-        """Tell whether another process answers for it by now, or it was removed."""
+    async def is_replaced(self) -> bool:
+        """Find out whether another process answers for it by now, or it was removed."""
         worker = self.worker
+        await until_judged(worker)
         return worker.state is not WorkerState.UPDATING or worker.updates != worker.updates_begun
 
 
@@ -171,8 +172,9 @@ class Bracket:
             await self._fewer.wait()
         # Those that have dropped out count: they show how many parts there were.
         complete = max((held.parts for held in self._held.values()), default=0)
-        for held in self._held.values():
-            held.drop(_judged(held, complete))
+        replaced = await asyncio.gather(*(held.is_replaced() for held in self._held.values()))
+        for held, is_replaced in zip(self._held.values(), replaced, strict=True):
+            held.drop(_replaced() if is_replaced else _judged(held, complete))
 
     @property
     def takes_parts(self) -> bool:
@@ -224,7 +226,7 @@ class Bracket:
 
     async def _send(self, held: _Held, outgoing: Outgoing) -> FanOutRow:
         worker = held.worker
-        if held.is_replaced():
+        if await held.is_replaced():
             update = _replaced()
         else:
             try:
@@ -265,8 +267,6 @@ def _is_in(only: Collection[WorkerId] | None, worker: Worker) -> bool:
 
 def _judged(held: _Held, complete: int) -> Update:
     """Say what a worker has at the commit of a refit of `complete` parts."""
-    if held.is_replaced():
-        return _replaced()
     if not held.parts:
         return _no_part()
     if held.parts < complete or held.answer is None:

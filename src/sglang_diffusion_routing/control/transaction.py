@@ -10,7 +10,7 @@ from sglang_diffusion_routing.control.plan import Plan
 from sglang_diffusion_routing.control.ports import Ending, Fleet
 from sglang_diffusion_routing.control.refit_log import RefitRecord, RowStatus
 from sglang_diffusion_routing.control.rows import is_good, reply, row_of_ending, skipped
-from sglang_diffusion_routing.control.updates import Update, Updates
+from sglang_diffusion_routing.control.updates import Update, Updates, until_judged
 from sglang_diffusion_routing.control.worker_api import Ended
 from sglang_diffusion_routing.core.commands import Outcome
 from sglang_diffusion_routing.core.events import RefitClosed
@@ -107,6 +107,7 @@ class Transaction:
         else:
             self.record.note(worker.worker_id, "draining")
             await asyncio.wait({asked}, timeout=self._limit_s)
+            await until_judged(worker)
             ending = self._truth(worker, asked)
             self._note_end(worker, ending, now_s() - began_s)
             waves.ended(_VERDICT_OF.get(ending.outcome, Verdict.MISSED))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from sglang_diffusion_routing.control.broadcast import Outgoing
 from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, WorkerApi
 from sglang_diffusion_routing.core.weights import Loaded
-from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.core.worker import Watch, Worker
+
+_LOOKS, _LOOK_AGAIN_S = 200, 0.005
+"""A second in all; the end of a silent connection is judged after some hundredths of one (control/sentinel.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +59,11 @@ class Updates:
     def loaded(self, worker: Worker, version: str) -> None:
         """Have the new weights' checksums taken while the worker serves; comes before its success is reported."""
         self._baselines.take_new(worker, worker.weight_group or "", version)
+
+
+async def until_judged(worker: Worker) -> None:
+    """Wait while it is being found out whether a worker's process has ended: what it has said may be void."""
+    for _ in range(_LOOKS):
+        if worker.watch is not Watch.ENDED:
+            return
+        await asyncio.sleep(_LOOK_AGAIN_S)
