@@ -1,6 +1,10 @@
 """Which steps lead to a version, and which of them a worker misses."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -23,6 +27,10 @@ def merge(version: str) -> Step:
     return Step(StepKind.MERGE_LORA, version, "/v1/merge_lora_weights", self_contained=False)
 
 
+def unmerge(version: str) -> Step:
+    return Step(StepKind.UNMERGE_LORA, version, "/v1/unmerge_lora_weights", self_contained=False)
+
+
 def tensors(version: str) -> Step:
     return Step(StepKind.TENSOR, version, "/update_weights_from_tensor")
 
@@ -39,7 +47,24 @@ def versions(made: Recipe) -> list[str]:
 
 
 def test_a_whole_checkpoint_makes_everything_before_it_superfluous() -> None:
-    assert versions(recipe(disk("1"), lora("2"), merge("3"), disk("4"))) == ["4"]
+    assert versions(recipe(disk("1"), disk("2", "vae"), disk("3"))) == ["3"]
+
+
+def test_a_checkpoint_behind_a_lora_leaves_the_wrapped_layers_alone() -> None:
+    made = recipe(disk("1"), lora("2"), merge("3"), disk("4"))
+    assert versions(made) == ["1", "2", "3", "4"]
+    assert versions(recipe(*made.steps, lora("5"), disk("6"), lora("7"))) == ["1", "2", "6", "7"]
+
+
+def test_the_last_switch_of_a_lora_counts() -> None:
+    assert versions(recipe(disk("1"), lora("2"), merge("3"), unmerge("4"), merge("5"))) == ["1", "2", "5"]
+    assert versions(recipe(disk("1"), lora("2"), merge("3"), lora("4", "transformer"), unmerge("5"))) == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
 
 
 def test_part_of_a_checkpoint_replaces_only_that_part() -> None:
@@ -94,7 +119,7 @@ def test_nothing_to_send_is_an_obstacle() -> None:
 def test_a_recipe_that_grows_too_long_cannot_be_replayed_and_stays_bounded() -> None:
     made = Recipe()
     for number in range(3 * STEPS_MAX):
-        made = made.after(merge(str(number))).bounded()
+        made = made.after(lora(str(number), self_contained=False)).bounded()
     assert len(made.steps) <= STEPS_MAX
     assert (
         made.obstacle == f"more than {STEPS_MAX} steps, or {BYTES_MAX} bytes, have come since the last whole checkpoint"
@@ -104,9 +129,9 @@ def test_a_recipe_that_grows_too_long_cannot_be_replayed_and_stays_bounded() -> 
 
 
 def test_a_recipe_whose_bodies_are_too_large_cannot_be_replayed_and_keeps_none() -> None:
-    large = Step(StepKind.MERGE_LORA, "1", "/v1/merge_lora_weights", body=bytes(BYTES_MAX), self_contained=False)
+    large = Step(StepKind.SET_LORA, "1", "/v1/set_lora", body=bytes(BYTES_MAX), self_contained=False)
     assert recipe(large).bounded().obstacle is None
-    grown = recipe(large, merge("2"), Step(StepKind.MERGE_LORA, "3", "/", body=b"x")).bounded()
+    grown = recipe(large, Step(StepKind.SET_LORA, "3", "/", body=b"x", self_contained=False)).bounded()
     assert sum(len(step.body) for step in grown.steps) == 0
     assert grown.obstacle is not None
     assert grown.after(merge("4")).obstacle_for("3") is None
@@ -168,6 +193,67 @@ def outcome(steps: list[Step] | tuple[Step, ...]) -> dict[str, tuple[str, ...]]:
             else:
                 parts[part] = (*parts[part], f"+{step.version}")
     return parts
+
+
+TRANSFORMERS = frozenset({"transformer", "transformer_2"})
+ON_DISK = st.frozensets(st.sampled_from([*TRANSFORMERS, "vae"]), max_size=3)
+OF_LORA = st.frozensets(st.sampled_from([*TRANSFORMERS]), max_size=2)
+KINDS = st.one_of(
+    st.tuples(st.just(StepKind.DISK), ON_DISK),
+    st.tuples(st.sampled_from([StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA]), OF_LORA),
+)
+
+
+@dataclass
+class Engine:
+    """SGLang-Diffusion 0.5.23 as it was measured: a first LoRA keeps the layers that it wraps from disk for good.
+
+    rest, wrapped: what the layers of each part come from that no LoRA wraps, and the others.
+    adapters: the LoRA of each transformer, and its strength; None when it is not applied.
+    """
+
+    rest: dict[str, str] = field(default_factory=dict)
+    wrapped: dict[str, str] = field(default_factory=dict)
+    has_wrapped: bool = False
+    adapters: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    def take(self, steps: Iterable[Step]) -> Engine:
+        for step in steps:
+            if step.kind is StepKind.DISK:
+                self._load(step.version, step.modules or TRANSFORMERS | {"vae"})
+            elif step.kind is StepKind.SET_LORA:
+                self.has_wrapped = True
+                self.adapters |= dict.fromkeys(step.modules or TRANSFORMERS, (step.version, "1.0"))
+            else:
+                strength = step.version if step.kind is StepKind.MERGE_LORA else None
+                parts = (step.modules or TRANSFORMERS) & self.adapters.keys()
+                self.adapters |= {part: (self.adapters[part][0], strength) for part in parts}
+        return self
+
+    def _load(self, version: str, parts: Iterable[str]) -> None:
+        for part in parts:
+            self.rest[part] = version
+            if not self.has_wrapped:
+                self.wrapped[part] = version
+
+
+@given(st.lists(KINDS, max_size=12), st.integers(0, 12))
+def test_on_a_real_engine_a_replay_gives_what_the_refits_gave(
+    kinds: list[tuple[StepKind, frozenset[str]]], had: int
+) -> None:
+    """Both to a fresh process and to a worker that had the first few of them."""
+    steps = [Step(kind, str(place), "/", modules=modules) for place, (kind, modules) in enumerate(kinds)]
+    made, wanted = recipe(*steps), Engine().take(steps)
+    assert Engine().take(made.steps) == wanted
+    begun = steps[:had]
+    loaded = begun[-1].version if begun else None
+    assert Engine().take(begun).take(made.missing_from(loaded)) == wanted
+
+
+@given(st.lists(st.sampled_from([merge, unmerge, lora]), max_size=3 * STEPS_MAX))
+def test_switching_a_lora_on_and_off_never_makes_a_recipe_too_long(makers: list[Callable[[str], Step]]) -> None:
+    made = recipe(disk("base"), *(make(str(place)) for place, make in enumerate(makers)))
+    assert len(made.steps) <= 3
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class StepKind(Enum):
 
 
 _LORA = frozenset({StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
+_SWITCHES = frozenset({StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
 _UNREPEATABLE = frozenset({StepKind.TENSOR, StepKind.REPORTED, StepKind.FORGOTTEN})
 
 
@@ -117,16 +118,43 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def after(self, step: Step) -> Recipe:
-        """Give the recipe with one more step, without those that it makes superfluous."""
+        """Give the recipe with one more step, without those that it makes superfluous.
+
+        The first LoRA of a process wraps the layers of its transformers, and SGLang-Diffusion 0.5.23 does not load
+        wrapped layers from disk (`weights_updater.py`, `_iter_module_weight_updates` finds no parameter of the name).
+        So what came before the first LoRA and that LoRA itself stay while there is a checkpoint behind them: whoever is
+        sent the steps again then comes out like those that have had them one by one.
+        """
         if not step.repeatable:
             # Nothing before it helps a worker that did not get it.
             return Recipe((step,))
-        kept = self.steps
-        if step.kind is StepKind.DISK:
-            kept = tuple(earlier for earlier in kept if not step.covers(earlier))
-        elif step.kind is StepKind.SET_LORA and step.self_contained:
-            kept = tuple(earlier for earlier in kept if earlier.kind not in _LORA or not step.covers(earlier))
-        return Recipe((*kept, step))
+        first, last = self._loras()
+        return Recipe(
+            (*(earlier for place, earlier in enumerate(self.steps) if self._stays(place, step, first, last)), step)
+        )
+
+    def _loras(self) -> tuple[int, int]:
+        """Give the places of the first `set_lora`, behind all steps if there is none, and of the last one."""
+        places = [place for place, step in enumerate(self.steps) if step.kind is StepKind.SET_LORA]
+        return (places[0], places[-1]) if places else (len(self.steps), -1)
+
+    def _stays(self, place: int, step: Step, first: int, last: int) -> bool:
+        """Tell whether an earlier step is needed still when `step` comes after it."""
+        earlier = self.steps[place]
+        if not step.covers(earlier):
+            return True
+        match step.kind:
+            case StepKind.DISK if not earlier.repeatable:
+                return False
+            case StepKind.DISK:
+                return first < len(self.steps) and (place <= first or earlier.kind is not StepKind.DISK)
+            case StepKind.SET_LORA if step.self_contained:
+                wraps = place == first and any(later.kind is StepKind.DISK for later in self.steps[place:])
+                return earlier.kind not in _LORA or wraps
+            case StepKind.MERGE_LORA | StepKind.UNMERGE_LORA:
+                return earlier.kind not in _SWITCHES or place < last
+            case _:
+                return True
 
     def missing_from(self, loaded: object) -> tuple[Step, ...]:
         """Give the steps after the version that a worker has loaded, all of them when that is none of the recipe's."""
