@@ -226,8 +226,45 @@ def test_a_worker_removed_in_the_middle_of_a_refit_and_named_again_is_suspect() 
     fleet.apply(ev.RemovalRequested(B, force=True))
     fleet.apply(ev.RefitClosed(refit_id))
     assert fleet.add("b").loaded is Unversioned.SUSPECT
-    fleet.apply(ev.RemovalRequested(B, force=True))
-    assert fleet.add("b").loaded is Unversioned.BASE
+
+
+@pytest.mark.parametrize(
+    ("left_with", "named_again"),
+    [
+        (Unversioned.BASE, Unversioned.BASE),
+        (Unversioned.SUSPECT, Unversioned.SUSPECT),
+        (Unversioned.OTHER, Unversioned.UNCHECKED),
+        (Unversioned.UNCHECKED, Unversioned.UNCHECKED),
+    ],
+)
+def test_a_worker_that_is_named_again_is_trusted_no_more_than_it_was(
+    left_with: Unversioned, named_again: Unversioned
+) -> None:
+    fleet = fleet_of("a", "b")
+    match left_with:
+        case Unversioned.SUSPECT:
+            refit_id = begin(fleet, "1")
+            ask(fleet, "b", refit_id, "1")
+            refuse(fleet, "b")
+            fleet.apply(ev.RefitClosed(refit_id))
+        case Unversioned.OTHER:
+            restart(fleet, "b")
+            refuse(fleet, "b", unchanged=True, differs=True)
+        case Unversioned.UNCHECKED:
+            fleet.apply(ev.SentinelLost(B, 2, 0))
+        case _:
+            pass
+    assert fleet.worker("b").loaded is left_with
+    fleet.apply(ev.RemovalRequested(B))
+    assert fleet.register("b").loaded is named_again
+
+
+def test_a_refit_worker_that_is_named_again_has_to_show_what_it_has() -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a", "b")
+    fleet.apply(ev.RemovalRequested(B))
+    worker = fleet.add("b")
+    assert (worker.state, worker.loaded) == (WorkerState.UPDATING, Unversioned.SUSPECT)
 
 
 # The router's own
@@ -762,6 +799,25 @@ def test_workers_remembered_without_a_target_are_compared_with_each_other() -> N
     assert shown(first) == ("active", Unversioned.BASE)
     appear(fleet, "b")
     assert fleet.pool.resync_plan(second).peer == A
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_after_a_first_refit_that_nobody_saw_end_no_remembered_worker_passes_for_fresh(*, checksums: bool) -> None:
+    old = fleet_of("x")
+    if checksums:
+        say_checksums(old, "x")
+    begin(old, "1", StepKind.TENSOR)
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    worker = restore(fleet, "a")
+    fleet.apply(ev.RefitClosed("refit-to-1-0"))
+    appear(fleet, "a")
+    if checksums:
+        assert fleet.pool.resync_plan(worker) == ResyncPlan("m", None, SUMS)
+        succeed(fleet, "a")
+        assert shown(worker) == ("active", Unversioned.BASE)
+    else:
+        assert (shown(worker), standing(worker)) == (("suspect", Unversioned.SUSPECT), Standing.AWAY)
 
 
 def test_a_remembered_refit_under_way_keeps_its_fence_until_it_is_taken_up() -> None:

@@ -110,8 +110,8 @@ class Mending(Transitions):
     def _begin_resync(self, worker: Worker, now_s: float) -> None:
         group = self.ledger.group(worker.weight_group or "")
         if group.target is None and worker.loaded is Unversioned.UNCHECKED and not self._comparable(worker):
-            # Nobody is there that it could differ from.
-            worker.loaded = Unversioned.BASE
+            # Nobody is there that it could differ from; but a refit may have reached it before the router's restart.
+            worker.loaded = Unversioned.SUSPECT if worker.restored and group.tainted else Unversioned.BASE
             self._judge(worker)
             return
         order = Order(

@@ -94,7 +94,7 @@ class Pool(Mending):
     @_told.register
     def _(self, event: ev.WorkerRestored, now_s: float) -> None:
         worker = self._take_in(event.url, event.labels, event.max_concurrency, now_s)
-        worker.loaded = Unversioned.UNCHECKED
+        worker.loaded, worker.restored = Unversioned.UNCHECKED, True
         if event.quarantined:
             worker.vitals = health.quarantined_by_operator(worker.vitals)
         if event.asleep:
@@ -136,10 +136,7 @@ class Pool(Mending):
             max_concurrency=max_concurrency,
             since_s=now_s,
         )
-        if worker.worker_id in self._half_done:
-            # The refit that its predecessor was removed from may have reached it, or may yet.
-            del self._half_done[worker.worker_id]
-            worker.loaded = Unversioned.SUSPECT
+        worker.loaded = self._left_with.pop(worker.worker_id, Unversioned.BASE)
         self._workers[worker.worker_id] = worker
         return worker
 
@@ -350,7 +347,7 @@ class Pool(Mending):
 
     def _replaced(self, worker: Worker, why: str) -> None:
         worker.updates += 1
-        worker.loaded = Unversioned.UNCHECKED
+        worker.loaded, worker.restored = Unversioned.UNCHECKED, False
         self._renew(worker)
         worker.capability = Capability()
         worker.sleep_first = worker.sleep_first or worker.state in {WorkerState.RELEASING, WorkerState.SLEEPING}

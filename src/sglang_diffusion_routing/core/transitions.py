@@ -9,11 +9,12 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.orders import UNDOES, Precedence, joined, precedence
 from sglang_diffusion_routing.core.roster import Roster
 from sglang_diffusion_routing.core.state import COMMANDED, TABLE, Effect, Fate, Move, Trigger, WorkerState
+from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Watch, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict
 
-HALF_DONE_MAX = 4096
-"""Workers removed in the middle of a refit that are remembered until they are registered again."""
+LEFT_MAX = 4096
+"""Workers removed with other weights than they started with that are remembered until they are registered again."""
 
 _OUTCOME_OF = {
     Fate.DONE: Outcome.DONE,
@@ -29,7 +30,7 @@ class Transitions(Roster):
     def __init__(self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
         super().__init__(limits, drain_limit_s)
         self._command_ids = 0
-        self._half_done: dict[WorkerId, None] = {}
+        self._left_with: dict[WorkerId, Unversioned] = {}
 
     def _ask(self, worker: Worker, order: Order, now_s: float) -> None:
         """Carry out an order, add it to the one under way, or let it wait behind a command.
@@ -80,10 +81,8 @@ class Transitions(Roster):
         return move
 
     def _move(self, worker: Worker, move: Move, now_s: float) -> None:
-        if worker.state is WorkerState.UPDATING and move.state is WorkerState.REMOVED:
-            self._half_done[worker.worker_id] = None
-            if len(self._half_done) > HALF_DONE_MAX:
-                del self._half_done[next(iter(self._half_done))]
+        if move.state is WorkerState.REMOVED:
+            self._note_leaving(worker)
         if move.state is not worker.state:
             worker.since_s = now_s
             worker.command_id = None
@@ -94,6 +93,18 @@ class Transitions(Roster):
         if move.state in {WorkerState.RELEASING, WorkerState.RESUMING}:
             worker.sleep_first = False
         self._touch(worker)
+
+    def _note_leaving(self, worker: Worker) -> None:
+        """Remember what a worker leaves with: registered again, it may be the same process."""
+        if worker.state is not WorkerState.UPDATING and worker.loaded is Unversioned.BASE:
+            return
+        unsure = (
+            worker.loaded in (Unversioned.UNCHECKED, Unversioned.OTHER) and worker.state is not WorkerState.UPDATING
+        )
+        # A refit that it is removed from may have reached it, or may yet.
+        self._left_with[worker.worker_id] = Unversioned.UNCHECKED if unsure else Unversioned.SUSPECT
+        if len(self._left_with) > LEFT_MAX:
+            del self._left_with[next(iter(self._left_with))]
 
     def _begin_order(self, worker: Worker, order: Order, now_s: float) -> None:
         worker.order = order

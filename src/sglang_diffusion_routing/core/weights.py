@@ -82,6 +82,7 @@ class Group:
     recipe: how a fresh process is brought to the target.
     checksums: what the first worker that had each version reported.
     unproven: the target is remembered from an earlier run of the router, and no worker has been seen to have it.
+    tainted: a refit has begun while there was no target, and may have reached workers that did not say so.
     """
 
     target: str | None = None
@@ -93,6 +94,7 @@ class Group:
     recipe: Recipe = field(default_factory=Recipe)
     checksums: dict[Loaded, Checksums] = field(default_factory=dict)
     unproven: bool = False
+    tainted: bool = False
 
 
 class Ledger:
@@ -118,7 +120,7 @@ class Ledger:
         """Take over what an earlier run of the router knew: no target counts until a worker has proven it."""
         for name, group in groups.items():
             checksums = group.checksums
-            if group.target is None:
+            if group.target is None and not group.tainted:
                 # Whatever its workers start with now may be another model.
                 checksums = {}
             self._groups[name] = replace(group, unproven=group.target is not None, previous=None, checksums=checksums)
@@ -130,6 +132,7 @@ class Ledger:
             group = self._record(name)
             base: Loaded = Unversioned.BASE if group.target is None else group.target
             group.open = replace(refit, builds_on=group.recipe, base=base)
+            group.tainted = group.tainted or group.target is None
 
     def allows(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
         """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to."""
@@ -171,7 +174,7 @@ class Ledger:
         if under_way is not None and not under_way.fences and not under_way.admit_new and before != version:
             group.previous = before
         if under_way is not None and under_way.step.kind is StepKind.REPORTED and version == BEFORE_ANY_REFIT:
-            group.target, group.recipe = None, Recipe()
+            group.target, group.recipe, group.tainted = None, Recipe(), False
         else:
             group.target = version
             group.recipe = Recipe() if under_way is None else group.recipe.after(under_way.step).bounded()

@@ -109,6 +109,7 @@ class Worker:
     command_id: the one remote command under way, None unless UPDATING, RELEASING or RESUMING.
     drain_deadline_s: instant at which a drain is given up.
     watch: how its silent connection stands. cut: the last one ended while others to the worker stood.
+    restored: it is remembered from an earlier run of the router, and was not seen to be replaced since.
     sleep_first: it is awake while the fleet sleeps, and is put to sleep as soon as it answers.
     max_concurrency: its own cap; None for the router's, 0 for no cap.
     updates: rises whenever its weights may have changed; updates_begun: as it stood when the refit under way began.
@@ -137,6 +138,7 @@ class Worker:
     watch: Watch = Watch.NONE
     cut: bool = False
     sleep_first: bool = False
+    restored: bool = False
     updates: int = 0
     updates_begun: int = 0
     mends: bool = False

@@ -57,6 +57,7 @@ def write_group(group: Group) -> str:
             "open": None if group.open is None else _write_open(group.open),
             "checksums": [[_write_loaded(loaded), dict(sums)] for loaded, sums in group.checksums.items()],
             "unproven": group.unproven,
+            "tainted": group.tainted,
         }
     )
 
@@ -75,6 +76,7 @@ def read_group(text: str, recipe: Recipe, raised: dict[str, int]) -> Group:
         recipe=recipe,
         checksums={_read_loaded(loaded): dict(sums) for loaded, sums in fields["checksums"]},
         unproven=fields["unproven"],
+        tainted=fields["tainted"],
     )
 
 
