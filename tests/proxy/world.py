@@ -141,6 +141,7 @@ class World:
         capability = Capability(tasks, (model,), learned=True)
         self.fleet.apply(ev.CapabilityLearned(worker.worker_id, incarnation, capability))
         self.fleet.apply(ev.ProbeSucceeded(worker.worker_id, incarnation))
+        self.fleet.apply(ev.SentinelOpened(worker.worker_id, incarnation))
         return worker
 
     def record(self, worker: FakeWorker) -> Worker:
