@@ -18,7 +18,7 @@ from sglang_diffusion_routing.core.refit import Mode
 from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.errors import NoEligibleWorker
 from support.engines import settle
-from support.refits import LOST, REFUSED, REFUSED_WITH_200, RefitWorld, refit_world, statuses
+from support.refits import DONE, LOST, REFUSED, REFUSED_WITH_200, RefitWorld, refit_world, statuses
 
 pytestmark = pytest.mark.core
 
@@ -98,6 +98,34 @@ async def test_a_worker_that_does_not_drain_in_time_keeps_what_it_has_and_is_sta
         reply = await refit
         assert (statuses(reply), world.rows()["slow"]) == ({"quick": 200, "slow": 504}, "expired")
         assert (world.weights()["slow"], serving(world)) == ((BASE, "stale"), {"quick"})
+
+
+async def test_whoever_drops_out_does_not_serve_the_old_weights_while_others_still_load_the_new_ones() -> None:
+    async with refit_world("loading", "slow", "refusing") as world:
+        world.occupy("slow")
+        world.loads.hold("loading")
+        world.loads.answers = {"refusing": [REFUSED]}
+        refit = world.run("v1", drain_limit_s=3.0)
+        await world.until(lambda: world.rows() == {"loading": "updating", "slow": "draining", "refusing": "refused"})
+        world.pass_time(3.0)
+        await world.until(lambda: world.rows()["slow"] == "expired")
+        assert (world.worker("slow").state.value, serving(world)) == ("active", set())
+        world.loads.let_go("loading")
+        await refit
+        assert serving(world) == {"loading"}
+
+
+@pytest.mark.parametrize(("answer", "after"), [(DONE, {"a"}), (REFUSED, {"a", "b"})])
+async def test_the_whole_group_is_fenced_also_those_that_the_refit_is_not_for(answer: Answer, after: set[str]) -> None:
+    async with refit_world("a", "b") as world:
+        world.loads.hold("a")
+        world.loads.answers = {"a": [answer]}
+        refit = world.run("v1", choose=lambda: [world.worker("a")])
+        await world.until_called("a")
+        assert serving(world) == set()
+        world.loads.let_go("a")
+        await refit
+        assert serving(world) == after
 
 
 async def test_when_no_worker_drains_in_time_all_serve_on() -> None:
