@@ -301,6 +301,15 @@ class FleetMachine(RuleBasedStateMachine):
             with pytest.raises(AssertionError, match="has ended before"):
                 self.fleet.end(asker, result)
 
+    @precondition(lambda self: self.registered())
+    @rule(data=st.data())
+    def adopt(self, data: st.DataObject) -> None:
+        """A worker has a job already, however it is."""
+        asker = Asker(WorkSpec(creates_job=True), self.fleet.now_s)
+        worker = data.draw(st.sampled_from(self.registered()))
+        asker.granted(self.fleet.scheduler.adopt(worker, asker.spec, self.fleet.now_s))
+        self.askers.append(asker)
+
     @precondition(lambda self: self.waiting())
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
