@@ -9,6 +9,7 @@ from sglang_diffusion_routing.core.refit import Mode, StepKind, step_of
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import UnknownRefit
 from sglang_diffusion_routing.store import SavedRefit
+from support.fleet import RecordingFleet
 
 pytestmark = pytest.mark.core
 
@@ -26,7 +27,7 @@ def test_a_refit_is_shown_as_it_goes() -> None:
     one = record()
     log.enter(one)
     assert (one.view().status, one.view().weight_version, one.view().ended_at) == ("waiting", None, None)
-    one.begin(PLAN, parts=1)
+    one.begin(PLAN, [], parts=1)
     one.note(A, "draining")
     one.note(B, "skipped", reason="sleeping")
     one.note(A, "refused", status_code=400, reason="no such path", seconds=1.23456)
@@ -59,6 +60,13 @@ def test_a_refit_is_shown_as_it_goes() -> None:
             },
         ],
     }
+
+
+async def test_whom_a_refit_is_for_is_known_from_its_first_moment() -> None:
+    fleet, one = RecordingFleet(), record()
+    one.begin(PLAN, [fleet.join("http://a:1"), fleet.join("http://b:1")], parts=0)
+    rows = [(row.worker_url, row.status) for row in one.view().workers]
+    assert (one.view().parts, rows) == (0, [("http://a:1", "waiting"), ("http://b:1", "waiting")])
 
 
 def test_instants_are_utc_as_rfc_3339_has_them() -> None:
@@ -101,7 +109,7 @@ def test_the_last_one_of_some_groups_that_is_over() -> None:
 def test_a_refit_outlives_the_router_whole() -> None:
     one = record()
     RefitLog().enter(one)
-    one.begin(PLAN, parts=1)
+    one.begin(PLAN, [], parts=1)
     one.note(A, "updated", status_code=200, seconds=0.5)
     saved = one.saved(PLAN)
     assert saved == SavedRefit(
@@ -118,7 +126,7 @@ def test_what_was_left_open_and_is_over_keeps_no_request() -> None:
     log = RefitLog()
     one = record()
     log.enter(one)
-    one.begin(PLAN, parts=1)
+    one.begin(PLAN, [], parts=1)
     log.restore(left := one.saved(PLAN))
     restored = log.get("refit-1")
     restored.end("interrupted", "why")

@@ -141,6 +141,16 @@ async def test_tensors_that_were_interrupted_are_given_up_and_nobody_is_trusted(
         assert (serving(world), world.loads.sent) == (set(), [])
 
 
+async def test_an_interrupted_record_names_the_workers_that_it_was_for() -> None:
+    async with refit_world("a") as world:
+        await world.begin("v1", b"one")
+        (saved,) = world.shelf.kept.values()
+    async with refit_world("a") as world:
+        world.refitter.restore([saved], within_s=5.0)
+        shown = world.refitter.log.get(saved.refit_id).view()
+        assert (shown.status, [row.worker_url for row in shown.workers]) == ("interrupted", ["http://a:1"])
+
+
 async def test_refits_that_were_over_are_remembered_and_not_repeated() -> None:
     async with refit_world("a") as world:
         await world.run("v1")

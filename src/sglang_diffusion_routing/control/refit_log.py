@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sglang_diffusion_routing.control.plan import Plan
 from sglang_diffusion_routing.core.refit import Mode
-from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import UnknownRefit
 from sglang_diffusion_routing.schemas import RefitRow, RefitView
 from sglang_diffusion_routing.store import SavedRefit
@@ -80,10 +80,12 @@ class RefitRecord:
             seconds=None if seconds is None else round(seconds, 3),
         )
 
-    def begin(self, plan: Plan, *, parts: int) -> None:
-        """Say that its turn has come."""
+    def begin(self, plan: Plan, workers: Iterable[Worker], *, parts: int) -> None:
+        """Say that its turn has come, and whom it is for."""
         self.status, self.version, self.groups, self.parts = "open", plan.version, sorted(plan.groups), parts
         self.rows.clear()
+        for worker in workers:
+            self.note(worker.worker_id, "waiting")
 
     def end(self, status: Status, reason: str = "") -> None:
         """Say what became of the whole."""

@@ -189,7 +189,7 @@ class Refitter:
         groups = groups_of(eligible)
         version = refit.version if refit.version is not None else str(self._next_number(groups))
         plan = refit.plan(record.refit_id, version, groups)
-        record.begin(plan, parts=0 if bracket else 1)
+        record.begin(plan, eligible, parts=0 if bracket else 1)
         await self._put(record, plan)
         transaction = self._transaction(record, plan, refit, bracket)
         self._under_way[plan.refit_id] = transaction

@@ -77,8 +77,6 @@ class Transaction:
         """Fence the groups, update `workers`, and open the groups again."""
         self.workers = workers
         self._not_there_yet = {worker.worker_id for worker in workers}
-        for worker in workers:
-            self.record.note(worker.worker_id, "waiting")
         for row in skips:
             self._left_out(row)
         with _fence(self._fleet, self.plan):
