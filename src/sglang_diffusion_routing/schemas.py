@@ -399,7 +399,7 @@ class GroupWeights(_Reply):
     open: GroupRefit | None
     replayable: bool = Field(description="a worker that was started anew can be brought to the target")
     obstacle: str | None = Field(description="why not")
-    checksums: dict[str, str] | None = Field(description="of the target, else of what workers start with; null: unknown")
+    checksums: dict[str, str] | None = Field(description="of the target, else of what workers start with")
     history: list[TargetRaised] = Field(description="the newest first")
     workers: list[WorkerWeights]
 

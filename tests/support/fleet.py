@@ -7,7 +7,13 @@ import random
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.blackhole import BlackHoles
 from sglang_diffusion_routing.core.commands import Command
-from sglang_diffusion_routing.core.events import CapabilityLearned, Event, ProbeSucceeded, SentinelOpened, WorkerRegistered
+from sglang_diffusion_routing.core.events import (
+    CapabilityLearned,
+    Event,
+    ProbeSucceeded,
+    SentinelOpened,
+    WorkerRegistered,
+)
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
