@@ -34,6 +34,11 @@ async def test_the_workers_get_what_is_not_the_routers(plane: ControlPlane) -> N
     assert ([worker.worker_id for worker in fan_out.workers], fan_out.timeout_s) == (["http://b:1"], 2.0)
 
 
+async def test_only_those_that_are_named_are_named(plane: ControlPlane) -> None:
+    named = read_fan_out(request_of(query=b"selector=http://b:1"), plane)
+    assert (named.only, read_fan_out(request_of(), plane).only) == ({"http://b:1"}, None)
+
+
 async def test_without_a_selector_it_is_for_all(plane: ControlPlane) -> None:
     fan_out = read_fan_out(request_of(path="/x"), plane)
     assert (len(fan_out.workers), fan_out.timeout_s, fan_out.target) == (2, None, "/x")

@@ -95,6 +95,13 @@ def test_a_refit_that_nobody_remembers_is_an_error() -> None:
     assert caught.value.facts == {"refit": "refit-9"}
 
 
+def test_what_came_to_nothing_is_forgotten() -> None:
+    log = RefitLog()
+    log.enter(one := record())
+    log.drop(one)
+    assert log.newest(9) == []
+
+
 def test_the_last_one_of_some_groups_that_is_over() -> None:
     log = RefitLog()
     for number, groups in enumerate([("a",), ("a", "b"), ("c",), ("a",)]):

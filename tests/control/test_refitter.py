@@ -176,11 +176,14 @@ async def test_what_became_of_refits_is_counted() -> None:
         await world.run()
         world.loads.answers = {"a": [REFUSED]}
         await world.run()
+        assert world.refitter.outcomes == {"succeeded": 1, "failed": 1}
+        assert [view.status for view in world.refitter.log.newest(3)] == ["partial", "succeeded"]
+
+
+async def test_a_refit_that_never_began_pushes_no_other_out_of_the_log() -> None:
+    async with refit_world("a") as world:
+        done = await world.run()
         with pytest.raises(NoEligibleWorker):
             await world.run(choose=list)
-        assert world.refitter.outcomes == {"succeeded": 1, "failed": 1}
-        assert [(view.status, view.reason) for view in world.refitter.log.newest(3)] == [
-            ("failed", "No healthy workers available in the pool"),
-            ("partial", ""),
-            ("succeeded", ""),
-        ]
+        assert [view.id for view in world.refitter.log.newest(9)] == [done.refit]
+        assert world.refitter.outcomes == {"succeeded": 1, "failed": 0}

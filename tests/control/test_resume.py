@@ -122,6 +122,7 @@ async def test_an_interrupted_refit_that_nobody_is_there_for_leaves_no_fence() -
         world.refitter.restore([OPEN], within_s=0.01)
         await world.until(lambda: world.refitter.log.get("refit-old-3").status == "failed")
         await world.until(lambda: world.fleet.pool.ledger.group("m").open is None)
+        assert [(saved.is_open, saved.step) for saved in world.shelf.kept.values()] == [(False, None)]
 
 
 async def test_tensors_that_were_interrupted_are_given_up_and_nobody_is_trusted() -> None:

@@ -51,6 +51,8 @@ def test_a_fan_out_succeeds_when_every_row_is_good() -> None:
         results=[good, bad], success=False, skipped=[SkippedRow(worker_url="http://a:1", reason="asleep")]
     )
     assert reply([good], [skip]).success is True
+    told = reply([good], [], message="m", version="v", refit="refit-1")
+    assert (told.message, told.weight_version, told.refit) == ("m", "v", "refit-1")
 
 
 async def test_what_has_not_ended_in_time_is_lost() -> None:

@@ -34,6 +34,11 @@ async def test_two_readers_do_not_disturb_each_other() -> None:
         assert one == two == b"x" * 600_000 + b"y" * 10
 
 
+async def test_what_is_in_memory_already_is_a_body_too() -> None:
+    with Spool.of(b"abc") as spool:
+        assert (spool.size_bytes, await read(spool), await read(spool)) == (3, b"abc", b"abc")
+
+
 async def test_an_empty_body_has_no_chunks() -> None:
     with Spool() as spool:
         await spool.fill(stream())

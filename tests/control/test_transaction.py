@@ -228,6 +228,7 @@ async def test_the_router_breaking_off_takes_the_fence_down(monkeypatch: pytest.
         with pytest.raises(ExceptionGroup):
             await world.run("v1")
         assert (serving(world), world.shows().status) == ({"a"}, "failed")
+        assert [saved.is_open for saved in world.shelf.kept.values()] == [False]
 
 
 async def test_a_router_that_ends_leaves_the_refit_open_for_its_next_run() -> None:

@@ -132,9 +132,6 @@ class RefitLog:
     def __init__(self) -> None:
         self._records: dict[str, RefitRecord] = {}
 
-    def __contains__(self, refit_id: str) -> bool:
-        return refit_id in self._records
-
     def enter(self, record: RefitRecord) -> None:
         """Take in a refit that has been asked for; the oldest that is over gives way."""
         record.started_at = record.started_at or _now()
@@ -143,6 +140,10 @@ class RefitLog:
             over = (refit_id for refit_id, known in self._records.items() if known.ended_at is not None)
             if (oldest := next(over, None)) is not None:
                 del self._records[oldest]
+
+    def drop(self, record: RefitRecord) -> None:
+        """Forget a refit that came to nothing."""
+        del self._records[record.refit_id]
 
     def get(self, refit_id: str) -> RefitRecord:
         """Give a refit.
@@ -172,6 +173,7 @@ class RefitLog:
         except ValidationError:
             route = "" if saved.step is None else saved.step.target.partition("?")[0]
             record = RefitRecord(saved.refit_id, route, saved.mode, saved.version, sorted(saved.groups))
+            record.status = "open"
             if not saved.is_open:
                 record.end("failed", "its record could not be read")
         else:

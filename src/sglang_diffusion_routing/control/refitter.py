@@ -136,9 +136,9 @@ class Refitter:
             self._shelf.put_refit(record.closed(saved))
             return
         _log.warning("refit_resumed", refit=saved.refit_id, version=saved.version)
-        self._tasks.spawn(self._resume(record, refit, within_s), name="refit resumed", on_error=_unless_told)
+        self._tasks.spawn(self._resume(saved, record, refit, within_s), name="refit resumed", on_error=_unless_told)
 
-    async def _resume(self, record: RefitRecord, refit: Refit, within_s: float) -> None:
+    async def _resume(self, saved: SavedRefit, record: RefitRecord, refit: Refit, within_s: float) -> None:
         def choose() -> list[Worker]:
             return [worker for worker in self._fleet.pool.workers.values() if worker.weight_group in record.groups]
 
@@ -149,8 +149,9 @@ class Refitter:
             try:
                 await self._carry_out(record, choose, refit, first=answers)
             except RouterError:
-                # The fence was remembered, and nobody else takes it down.
+                # Fence and request were remembered, and nobody else lets go of them.
                 self._fleet.apply(RefitClosed(record.refit_id))
+                self._shelf.put_refit(record.closed(saved))
 
     # All of them.
 
@@ -174,10 +175,10 @@ class Refitter:
                     await first()
                 return await self._transact(record, choose, refit, bracket)
         except RouterError as error:
+            if record.status == "waiting":
+                # It never began: one who asks again and again must not push the others out of the log.
+                self.log.drop(record)
             record.end("failed", error.message)
-            raise
-        except Exception:
-            record.end("failed", "the router failed; its log says why")
             raise
 
     async def _transact(
@@ -196,6 +197,10 @@ class Refitter:
         _log.info("refit_started", refit=plan.refit_id, version=version, workers=len(eligible))
         try:
             await transaction.run(eligible, skips)
+        except Exception:
+            record.end("failed", "the router failed; its log says why")
+            await self._put(record, plan)
+            raise
         finally:
             del self._under_way[plan.refit_id]
             if bracket is not None:
