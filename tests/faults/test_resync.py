@@ -227,6 +227,22 @@ async def test_a_worker_that_wakes_stale_gets_what_it_slept_through() -> None:
         assert await fleet.image_by(other) == made
 
 
+async def test_a_worker_that_somebody_put_to_sleep_is_found_out_by_a_refit_and_mended_when_it_wakes() -> None:
+    async with fleet_of(2) as fleet:
+        one, other = fleet.workers
+        async with httpx2.AsyncClient(trust_env=False) as trainer:
+            await trainer.post(f"{other.url}/release_memory_occupation")
+        status, reply = await fleet.router.post(
+            "/update_weights_from_disk", {"model_path": "sim/v1", "weight_version": "v1"}
+        )
+        assert (status, [row["status_code"] for row in reply["results"]]) == (200, [200, 500])
+        await fleet.until(other, status="sleeping", weight_version="0")
+        await fleet.router.post(f"/resume_memory_occupation?selector={other.url}")
+        await fleet.until_resyncs(replayed=1)
+        await fleet.until(other, status="active", weight_version="v1")
+        assert await fleet.image_by(other) == await fleet.image_by(one)
+
+
 async def test_a_cut_connection_costs_a_look_and_no_refit() -> None:
     async with fleet_of(2) as fleet:
         await fleet.disk("v1")

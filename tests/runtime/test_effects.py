@@ -26,8 +26,8 @@ from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
-from support.engines import restart
-from support.raw_worker import answering, reply, serving
+from support.engines import refit, restart
+from support.raw_worker import answering, read_request, reply, serving
 from support.running import eventually
 from support.runtime import runtime
 
@@ -243,3 +243,25 @@ async def test_a_worker_whose_silent_connection_was_cut_is_looked_at(its: str, l
 
         await eventually(looked, bool)
         assert worker.loaded is loaded
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_worker_that_refuses_weights_because_it_sleeps_is_asleep(status: int) -> None:
+    asleep = b'{"success":false,"message":"Cannot update weights while the server is sleeping. Call resume."}'
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head, _ = await read_request(reader)
+        writer.write(reply(status, asleep) if b"update_weights" in head else reply(200, b'{"transformer":"x"}'))
+
+    async with serving(answer) as peer_url, runtime() as run:
+        worker = run.fleet.join(str(peer_url))
+        run.fleet.join("http://127.0.0.1:1")
+        refit(run.fleet, "v1", run.fleet.pool.workers[WorkerId("http://127.0.0.1:1")])
+        assert worker.state is WorkerState.UPDATING
+        run.effects.run(run.fleet.commands[-1])
+
+        async def state() -> WorkerState:
+            return worker.state
+
+        await eventually(state, lambda state: state is WorkerState.SLEEPING)
+        assert (worker.loaded, worker.health) == (Unversioned.BASE, Health.HEALTHY)

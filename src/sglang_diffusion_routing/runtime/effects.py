@@ -13,7 +13,7 @@ from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.updates import Update
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core import commands as do
-from sglang_diffusion_routing.core.events import CommandLost, CommandRefused, CommandSucceeded
+from sglang_diffusion_routing.core.events import CommandLost, CommandRefused, CommandSucceeded, WorkFoundAsleep
 from sglang_diffusion_routing.core.work import Holder
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.runtime.loop import Fleet
@@ -21,7 +21,11 @@ from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
 
-Remote = do.ReleaseMemory | do.ResumeMemory | do.UpdateWeights | do.ResyncWeights
+Loading = do.UpdateWeights | do.ResyncWeights
+Remote = do.ReleaseMemory | do.ResumeMemory | Loading
+
+_ASLEEP = "server is sleeping"
+"""A worker that somebody else has put to sleep loads nothing from disk and says so (SGLang 0.5.23, scheduler.py)."""
 
 
 class Effects:
@@ -103,7 +107,7 @@ class Effects:
             _log.exception("remote_command_broke_off", command=type(command).__name__, worker=command.worker_id)
             why = f"the router failed: {error}"
             update = Update(Answer(Ended.LOST, 502, {"error": why}, failure=Failure.BROKEN))
-        self._report(command, update)
+        self._report(command, worker, update)
 
     async def _call(self, command: Remote, worker: Worker) -> Update | Verdict:
         match command:
@@ -116,7 +120,7 @@ class Effects:
             case do.ResyncWeights():
                 return await self._resyncer.update(worker)
 
-    def _report(self, command: Remote, update: Update | Verdict) -> None:
+    def _report(self, command: Remote, worker: Worker, update: Update | Verdict) -> None:
         answer, worker_id, command_id = update.answer, command.worker_id, command.command_id
         match answer.ended:
             case Ended.SUCCEEDED:
@@ -124,9 +128,13 @@ class Effects:
                 self._fleet.command_ended(CommandSucceeded(worker_id, command_id), answer)
                 return
             case Ended.REFUSED:
+                asleep = isinstance(command, Loading) and _ASLEEP in answer.message.lower()
+                unchanged = True if asleep else update.unchanged
                 differs = isinstance(update, Verdict) and update.differs
-                event = CommandRefused(worker_id, command_id, answer.message, update.unchanged, differs=differs)
+                event = CommandRefused(worker_id, command_id, answer.message, unchanged, differs=differs)
                 self._fleet.command_ended(event, answer)
+                if asleep:
+                    self._fleet.apply(WorkFoundAsleep(worker_id, worker.incarnation, self._fleet.now_s()))
             case Ended.LOST:
                 self._fleet.command_ended(CommandLost(worker_id, command_id, answer.message), answer)
         _log.info(
