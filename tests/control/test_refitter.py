@@ -187,3 +187,13 @@ async def test_a_refit_that_never_began_pushes_no_other_out_of_the_log() -> None
             await world.run(choose=list)
         assert [view.id for view in world.refitter.log.newest(9)] == [done.refit]
         assert world.refitter.outcomes == {"succeeded": 1, "failed": 0}
+
+
+@pytest.mark.parametrize("kind", [StepKind.DISK, StepKind.TENSOR])
+async def test_weights_below_a_lora_are_not_praised(kind: StepKind) -> None:
+    async with refit_world("a") as world:
+        assert (await world.run("v1", kind=kind)).message is None
+        assert (await world.run("v2", kind=StepKind.SET_LORA, content=b'{"lora_path":"x"}')).message is None
+        assert "leaves the layers that a LoRA wraps as they were" in ((await world.run("v3", kind=kind)).message or "")
+        world.loads.answers = {"a": [REFUSED]}
+        assert (await world.run("v4")).message is None

@@ -11,8 +11,15 @@ from sglang_diffusion_routing.control.rows import skipped
 from sglang_diffusion_routing.core.events import RefitOpened, RefitRequested
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind, step_of
 from sglang_diffusion_routing.core.state import Health, WorkerState
+from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.schemas import SkippedRow
+
+_LORA = frozenset({StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
+_WRAPPED = (
+    "a LoRA was set on workers of this group before: SGLang-Diffusion 0.5.23 reports success and leaves the layers "
+    "that a LoRA wraps as they were; compare the checksums with those of a fresh process, or restart the workers"
+)
 
 Choose = Callable[[], Sequence[Worker]]
 """Gives the workers that a request is for, as they are when it is called."""
@@ -72,6 +79,12 @@ class Plan:
             drain_limit_s=self.drain_limit_s,
             immediate=self.pace.mode is Mode.IMMEDIATE,
         )
+
+
+def caution(ledger: Ledger, plan: Plan) -> str | None:
+    """Say what the workers' success may not mean (docs/worker-states.md); None when there is nothing to say."""
+    kinds = {step.kind for group in plan.groups for step in ledger.group(group).recipe.steps}
+    return _WRAPPED if plan.step.kind not in _LORA and kinds & _LORA else None
 
 
 def groups_of(workers: Sequence[Worker]) -> frozenset[str]:

@@ -11,7 +11,7 @@ import structlog
 
 from sglang_diffusion_routing.control.bracket import Bracket
 from sglang_diffusion_routing.control.checksums import Baselines
-from sglang_diffusion_routing.control.plan import Choose, Plan, Refit, groups_of, sort_out
+from sglang_diffusion_routing.control.plan import Choose, Plan, Refit, caution, groups_of, sort_out
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.refit_log import NoShelf, RefitLog, RefitRecord, Shelf, Status
 from sglang_diffusion_routing.control.resume import refit_of, until_probed
@@ -195,6 +195,9 @@ class Refitter:
         transaction = self._transaction(record, plan, refit, bracket)
         self._under_way[plan.refit_id] = transaction
         _log.info("refit_started", refit=plan.refit_id, version=version, workers=len(eligible))
+        warning = caution(self._fleet.pool.ledger, plan)
+        if warning is not None:
+            _log.warning("refit_after_lora", refit=plan.refit_id, caution=warning)
         try:
             await transaction.run(eligible, skips)
         except Exception:
@@ -206,7 +209,8 @@ class Refitter:
             if bracket is not None:
                 bracket.close()
         fault = "" if bracket is None else bracket.fault
-        return await self._ended(transaction, record, counted=refit.version is None, fault=fault)
+        await self._ended(transaction, record, counted=refit.version is None, fault=fault)
+        return transaction.reply(warning)
 
     def _transaction(self, record: RefitRecord, plan: Plan, refit: Refit, bracket: Bracket | None) -> Transaction:
         fleet, updates = self._fleet, self.updates
@@ -220,7 +224,7 @@ class Refitter:
         limit_s = plan.drain_limit_s + 3 * updates.call_limit_s
         return Transaction(fleet, updates, plan, record, load, limit_s=limit_s)
 
-    async def _ended(self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str) -> FanOutReply:
+    async def _ended(self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str) -> None:
         good, asked = transaction.updated, len(transaction.rows)
         status: Status = "failed" if not good else "succeeded" if good == asked else "partial"
         record.end(status, fault)
@@ -232,7 +236,6 @@ class Refitter:
         self.outcomes["succeeded" if status == "succeeded" else "failed"] += 1
         if good and counted:
             self._counted = max(self._counted, int(version))
-        return transaction.reply()
 
     async def _put(self, record: RefitRecord, plan: Plan) -> None:
         """Wait until the disk has it, in vain where it takes nothing: the store says so, and the refit goes on."""

@@ -163,11 +163,13 @@ class Transaction:
         """How many workers have the new weights."""
         return sum(map(is_good, self.rows.values()))
 
-    def reply(self) -> FanOutReply:
-        """Say what became of every worker."""
+    def reply(self, message: str | None = None) -> FanOutReply:
+        """Say what became of every worker, and `message` where any was updated."""
         rows = [self.rows[worker.worker_id] for worker in self.workers if worker.worker_id in self.rows]
-        version = self.plan.version if self.updated else None
-        return reply(rows, self.skips, version=version, refit=self.plan.refit_id)
+        refit_id = self.plan.refit_id
+        if not self.updated:
+            return reply(rows, self.skips, refit=refit_id)
+        return reply(rows, self.skips, message=message, version=self.plan.version, refit=refit_id)
 
 
 @contextmanager
