@@ -190,6 +190,17 @@ async def test_another_worker_is_asked_where_the_first_does_not_answer(
     assert api.asked == ["http://w:1", "http://w:2"]
 
 
+async def test_a_worker_that_is_updated_again_at_once_is_not_asked(
+    fleet: RecordingFleet, baselines: Baselines, api: Engines
+) -> None:
+    one, other = fleet.join("http://w:1"), fleet.join("http://w:2")
+    baselines.take_new(one, "m", "v1")
+    refit(fleet, "v1", one, other)
+    fleet.apply(RefitRequested(one.worker_id, "next", "v2"))
+    assert await baselines.expected("m", "v1") == {"transformer": "t1"}
+    assert api.asked == ["http://w:2"]
+
+
 async def test_workers_that_have_it_are_asked_when_it_is_needed(
     fleet: RecordingFleet, baselines: Baselines, api: Engines
 ) -> None:

@@ -126,7 +126,7 @@ class Resyncer:
             if answer.ended is Ended.LOST:
                 return Verdict(answer, sent=sent)
             if answer.ended is Ended.REFUSED:
-                untouched = not sent and found is not None and await self._baselines.read(worker) == found
+                untouched = found is not None and await self._baselines.read(worker) == found
                 why = f"it refused the refit to {step.version!r}: {answer.message}"
                 return replace(_refused(why, unchanged=True if untouched else None), sent=sent)
         if expected is None:
