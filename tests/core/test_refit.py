@@ -259,7 +259,9 @@ def test_switching_a_lora_on_and_off_never_makes_a_recipe_too_long(makers: list[
 @pytest.mark.parametrize(
     ("made", "step", "loaded", "allowed"),
     [
-        (recipe(disk("1"), lora("2")), disk("3"), "anything", True),
+        (recipe(disk("1")), disk("3"), "anything", True),
+        (recipe(disk("1"), lora("2")), disk("3"), "2", True),
+        (recipe(disk("1"), lora("2")), disk("3"), "anything", False),
         (recipe(disk("1"), lora("2")), tensors("3"), "anything", True),
         (recipe(disk("1"), lora("2")), disk("3", "vae"), "0", False),
         (recipe(disk("1"), lora("2")), disk("3", "vae"), "2", True),

@@ -166,13 +166,13 @@ class Recipe:
     def allows(self, step: Step, loaded: object) -> bool:
         """Tell whether `step` alone brings a worker that has `loaded` to where it brings those that miss nothing.
 
-        A whole checkpoint does, and tensors are taken to be whole; what builds on what is there does only if it sets
-        every part that the worker misses.
+        A whole checkpoint does, but for layers that a LoRA has wrapped in others; tensors are taken to be whole; what
+        builds on what is there does only if it sets every part that the worker misses.
         """
         missing = self.missing_from(loaded)
         match step.kind:
             case StepKind.DISK:
-                return all(step.covers(missed) for missed in missing)
+                return all(step.covers(missed) and missed.kind not in _LORA for missed in missing)
             case StepKind.SET_LORA if step.self_contained:
                 return all(missed.kind in _LORA and step.covers(missed) for missed in missing)
             case StepKind.TENSOR | StepKind.REPORTED:
