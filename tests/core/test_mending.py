@@ -657,6 +657,15 @@ def test_a_worker_that_never_answered_has_not_been_replaced() -> None:
     assert worker.loaded is Unversioned.BASE
 
 
+def test_a_sleeper_that_never_answered_a_probe_may_be_another_process_too() -> None:
+    fleet = fleet_of()
+    worker = fleet.register("a")
+    fleet.apply(ev.SleepRequested(A))
+    succeed(fleet, "a")
+    fleet.apply(ev.ProbeFailed(A, 1, ProbeFailure.REFUSED))
+    assert (worker.loaded, worker.sleep_first) == (Unversioned.UNCHECKED, True)
+
+
 # What the trainer says
 
 

@@ -316,7 +316,8 @@ class Pool(Mending):
 
     def _note_refusal(self, worker: Worker, failure: ProbeFailure) -> None:
         """Take in that nobody listened; with a silent connection, its end will say so if the process is gone."""
-        if failure is ProbeFailure.REFUSED and worker.vitals.answered and worker.watch is not Watch.STANDS:
+        known = worker.vitals.answered or worker.state is WorkerState.SLEEPING
+        if failure is ProbeFailure.REFUSED and known and worker.watch is not Watch.STANDS:
             self._perhaps_replaced(worker)
 
     def _perhaps_replaced(self, worker: Worker) -> None:
