@@ -462,6 +462,25 @@ def test_a_restart_does_not_lift_an_operators_quarantine() -> None:
 # While the fleet sleeps
 
 
+@pytest.mark.parametrize("lost", ["release", "resume"])
+def test_a_worker_that_may_be_awake_is_put_to_sleep_as_soon_as_it_answers(lost: str) -> None:
+    fleet = Fleet()
+    worker = fleet.add("a")
+    fleet.apply(ev.SleepRequested(A))
+    if lost == "resume":
+        succeed(fleet, "a")
+        fleet.apply(ev.WakeRequested(A))
+    assert worker.command_id is not None
+    fleet.apply(ev.CommandLost(A, worker.command_id, "gone"))
+    assert (worker.state, worker.health) == (WorkerState.SLEEPING, Health.QUARANTINED)
+    assert do.ReleaseMemory in map(type, fleet.answer("a"))
+    succeed(fleet, "a")
+    assert worker.status.value == "sleeping"
+    fleet.apply(ev.WakeRequested(A))
+    succeed(fleet, "a")
+    assert worker.status.value == "active"
+
+
 def test_a_worker_that_joins_a_sleeping_fleet_is_put_to_sleep_first() -> None:
     fleet = Fleet()
     fleet.add("a")

@@ -376,6 +376,10 @@ class Pool(Mending):
                 self._happen(worker, Trigger.REFUSED, now_s, reason)
             case ev.CommandLost(reason=reason):
                 self._happen(worker, Trigger.LOST, now_s, reason)
+                if worker.state is WorkerState.SLEEPING:
+                    # It may be awake: once it answers, it is put to sleep, as is said of it.
+                    worker.sleep_first = True
+                    self._touch(worker)
 
     def _updated(self, event: ev.Ended, worker: Worker, order: Order, now_s: float) -> None:
         match event:
