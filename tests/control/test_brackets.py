@@ -7,10 +7,12 @@ import pytest
 
 from sglang_diffusion_routing.control.broadcast import Outgoing
 from sglang_diffusion_routing.control.spool import Spool
+from sglang_diffusion_routing.control.worker_api import Answer, Ended
+from sglang_diffusion_routing.core.events import SentinelEnded, SentinelLost
 from sglang_diffusion_routing.core.refit import StepKind
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import NoEligibleWorker, NoOpenRefit, TooManyRefits
-from support.engines import settle
+from support.engines import DONE, settle
 from support.refits import TENSOR, RefitWorld, refit, refit_world, statuses
 
 pytestmark = pytest.mark.core
@@ -124,3 +126,19 @@ async def test_a_large_body_comes_from_the_disk() -> None:
         assert reply.success
         assert sorted((host, body == content) for host, _, body in world.loads.sent) == [("a", True), ("b", True)]
         assert (await world.commit()).success
+
+
+async def test_a_last_part_that_nobody_loads_ends_it_and_is_answered_with_what_they_said() -> None:
+    async with refit_world("a", "b") as world:
+        await world.begin("v1", b"one")
+        refused = Answer(Ended.REFUSED, 400, {"success": False})
+        world.loads.answers = {"a": [refused], "b": [DONE, refused]}
+        await world.part(b"two")
+        await world.until(lambda: world.rows()["a"] == "refused")
+        dropped = world.worker("a")
+        world.fleet.apply(SentinelEnded(dropped.worker_id, dropped.incarnation))
+        committed = asyncio.ensure_future(world.commit(b"three"))
+        await world.until(lambda: world.shows().ended_at is not None)
+        world.fleet.apply(SentinelLost(dropped.worker_id, dropped.incarnation, connections=0))
+        reply = await committed
+        assert (statuses(reply), reply.success, reply.weight_version) == ({"a": 400, "b": 400}, False, None)

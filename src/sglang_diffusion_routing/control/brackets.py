@@ -90,10 +90,15 @@ class Brackets:
         Raises:
             NoOpenRefit: none of the workers takes parts, or somebody else has committed.
         """
+        one = self._open.get(bracket.refit_id)
+        if one is None:
+            raise NoOpenRefit(f"{bracket.refit_id} is over: no worker was left")
         if outgoing.body.size_bytes:
             await bracket.part(only, outgoing)
-        await bracket.commit()
-        return await asyncio.shield(self._open[bracket.refit_id].carrying)
+        # The last worker may have dropped out with this part, and then there is nothing left to decide.
+        if not one.carrying.done():
+            await bracket.commit()
+        return await asyncio.shield(one.carrying)
 
     def _over(self, bracket: Bracket) -> None:
         del self._open[bracket.refit_id]
