@@ -215,7 +215,10 @@ def test_a_worker_whose_answer_is_lost_gets_no_work_until_it_is_woken(one: Contr
     asked, exchange = one.under_way(path)
     exchange.reset()
     assert row(asked)[0] == 502
-    # Its probes succeed, but whether it sleeps nobody knows.
+    # Whether it sleeps nobody knows: once it answers a probe, it is put to sleep.
+    exchange = one.worker.receive()
+    assert exchange.target == RELEASE.encode()
+    done(exchange)
     one.becomes("sleeping")
     asked, exchange = one.command(RESUME), one.worker.receive()
     done(exchange)
