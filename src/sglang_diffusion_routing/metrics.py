@@ -38,6 +38,12 @@ WORKERS = Declared("sgld_router_workers", Kind.GAUGE, "registered workers by the
 WORKER_IN_FLIGHT = Declared(
     "sgld_router_worker_in_flight_requests", Kind.GAUGE, "leases that a worker holds, jobs included", ("worker",)
 )
+WORKER_SPEED = Declared(
+    "sgld_router_worker_speed_mpx_steps_per_second",
+    Kind.GAUGE,
+    "learned speed of a worker, in megapixel-steps per second; absent before its first finished work",
+    ("worker",),
+)
 WORKER_ROUTABLE = Declared("sgld_router_worker_routable", Kind.GAUGE, "1 when a worker may get work", ("worker",))
 QUEUED = Declared("sgld_router_queue_requests", Kind.GAUGE, "requests that wait for a worker")
 QUEUED_BYTES = Declared("sgld_router_queue_bytes", Kind.GAUGE, "bytes of heads and bodies that wait for a worker")

@@ -54,6 +54,7 @@ async def test_a_worker_shows_its_work() -> None:
         "model": "m",
         "max_concurrency": 4,
         "speed": None,
+        "speed_confidence": 0.0,
         "labels": {"group": "a"},
     }
 

@@ -125,7 +125,7 @@ def worker_at(url: WorkerUrl) -> Worker:
         (reply(200, b'{"status":"queued","progress":0}'), JobStatus.RUNNING),
         (reply(200, b'{"status":"in_progress"}'), JobStatus.RUNNING),
         (reply(200, b'{"status":"completed"}'), JobStatus.ENDED),
-        (reply(200, b'{"status":"failed"}'), JobStatus.ENDED),
+        (reply(200, b'{"status":"failed"}'), JobStatus.FAILED),
         (reply(200, b"{}"), JobStatus.LOST),
         (reply(200, b'{"status":5}'), JobStatus.LOST),
         (reply(200, b"[]"), JobStatus.LOST),

@@ -9,10 +9,12 @@ pytestmark = pytest.mark.core
 
 
 @pytest.mark.parametrize(
-    "word", ["completed", "failed", "deleted", "cancelled", "canceled", "expired", "succeeded", "FAILED"]
+    ("word", "status"),
+    [(word, JobStatus.ENDED) for word in ("completed", "succeeded", "Completed")]
+    + [(word, JobStatus.FAILED) for word in ("failed", "deleted", "cancelled", "canceled", "expired", "FAILED")],
 )
-def test_a_job_has_ended_by_these_words(word: str) -> None:
-    assert status_in(word) is JobStatus.ENDED
+def test_a_job_has_ended_well_or_not_by_these_words(word: str, status: JobStatus) -> None:
+    assert status_in(word) is status
 
 
 @pytest.mark.parametrize("word", ["queued", "in_progress", "", "a word of tomorrow"])

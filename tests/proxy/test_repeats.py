@@ -310,10 +310,10 @@ class TestRefusals:
         assert (await reply(client))[0] == 200
 
     async def test_a_repeat_of_an_upload_under_way_comes_too_early(self, one: World) -> None:
-        client = await one.ask(keyed(b"hello")[:-1])
+        client = await one.ask(keyed(b"hello", path=b"/upload")[:-1])
         peer = await one.accept()
         await peer.read_head()
-        assert await refusal(await one.ask(keyed(b"hello"))) == (409, "idempotency_key_in_use", b"1")
+        assert await refusal(await one.ask(keyed(b"hello", path=b"/upload"))) == (409, "idempotency_key_in_use", b"1")
         await client.send(b"o")
         assert await peer.read(5) == b"hello"
         await peer.send(sized())

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sglang_diffusion_routing.core.cost import USUAL
 from sglang_diffusion_routing.core.work import Needs
 from sglang_diffusion_routing.proxy.routes import CATCH_ALL, CATCH_ALL_SAFE, CONTROL, Kind, Route, route
 
@@ -136,27 +138,21 @@ def test_a_path_that_only_looks_like_a_control_route_is_a_worker_s(path: bytes) 
     assert route(b"POST", path, None) == CATCH_ALL
 
 
-IMAGES = Route(Kind.WORK, "images_generations", Needs.IMAGE, creates="images")
-VIDEOS = Route(Kind.WORK, "videos", Needs.VIDEO, creates="videos", creates_job=True)
+IMAGES = Route(Kind.WORK, "images_generations", Needs.IMAGE, creates="images", usual=USUAL["images_generations"])
+VIDEOS = Route(Kind.WORK, "videos", Needs.VIDEO, creates="videos", creates_job=True, usual=USUAL["videos"])
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
         (b"/v1/images/generations", IMAGES),
-        (b"/v1/images/edits", Route(Kind.WORK, "images_edits", Needs.IMAGE, creates="images")),
-        (b"/rollout/generate", Route(Kind.WORK, "rollout")),
-        (b"/v1/diffusion/generate", Route(Kind.WORK, "diffusion")),
+        (b"/v1/images/edits", replace(IMAGES, name="images_edits", usual=USUAL["images_edits"])),
+        (b"/rollout/generate", Route(Kind.WORK, "rollout", usual=USUAL["rollout"])),
+        (b"/v1/diffusion/generate", Route(Kind.WORK, "diffusion", usual=USUAL["diffusion"])),
         (b"/v1/videos", VIDEOS),
-        (b"/v1/meshes", Route(Kind.WORK, "meshes", creates="meshes", creates_job=True)),
-        (
-            b"/generate",
-            Route(Kind.WORK, "images_generations", Needs.IMAGE, rewrite=b"/v1/images/generations", creates="images"),
-        ),
-        (
-            b"/generate_video",
-            Route(Kind.WORK, "videos", Needs.VIDEO, rewrite=b"/v1/videos", creates="videos", creates_job=True),
-        ),
+        (b"/v1/meshes", Route(Kind.WORK, "meshes", creates="meshes", creates_job=True, usual=USUAL["meshes"])),
+        (b"/generate", replace(IMAGES, rewrite=b"/v1/images/generations")),
+        (b"/generate_video", replace(VIDEOS, rewrite=b"/v1/videos")),
     ],
 )
 def test_posts_that_generate_are_work(path: bytes, expected: Route) -> None:

@@ -160,7 +160,11 @@ class TestLimits:
     @pytest.mark.usefixtures("fast")
     async def test_deadlines_of_clients_are_kept(self) -> None:
         async with world(1, client_head_timeout_s=0.05, client_body_timeout_s=0.05, client_idle_timeout_s=0.2) as one:
-            idle, head, body = await one.connect(), await one.ask(post()[:10]), await one.ask(post(body=b"x" * 9)[:-5])
+            idle, head, body = (
+                await one.connect(),
+                await one.ask(post()[:10]),
+                await one.ask(post(b"/upload", b"x" * 9)[:-5]),
+            )
             assert await code(head) == (408, "head_timeout")
             assert await code(body) == (408, "body_timeout")
             assert await idle.read_to_end() == b""

@@ -9,7 +9,7 @@ from http1.peers import FakeWorker, Peer, eventually, turns
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.state import WorkerState
-from sglang_diffusion_routing.core.work import JobStatus, Result
+from sglang_diffusion_routing.core.work import JobStatus, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.settings import OnDisconnect
 
@@ -444,7 +444,7 @@ class TestClientLeaves:
         await unreachable.released((0, Result.ABANDONED, 0))
 
     async def test_while_sending(self, one: World) -> None:
-        client = await one.ask(post(body=b"x" * 100)[:-50])
+        client = await one.ask(post(b"/upload", b"x" * 100)[:-50])
         peer = await one.accept()
         await peer.read_head()
         await client.close()
@@ -565,7 +565,7 @@ class TestTimeout:
 
     async def test_an_upload_that_is_not_whole_is_taken_back(self) -> None:
         async with world(1, timeout_s=0.05) as one:
-            client = await one.ask(post(body=b"x" * 100)[:-50])
+            client = await one.ask(post(b"/upload", b"x" * 100)[:-50])
             peer = await one.accept()
             await peer.read_head()
             assert await code(client) == (504, "upstream_timeout")
@@ -740,7 +740,7 @@ class TestFailover:
     async def test_a_worker_that_says_so_before_the_upload_is_whole_is_believed_but_not_passed_over(
         self, two: World
     ) -> None:
-        client = await two.ask(post(body=b"x" * 100)[:-50])
+        client = await two.ask(post(b"/upload", b"x" * 100)[:-50])
         peer = await two.accept()
         await peer.read_head()
         number = two.number(peer)
@@ -897,7 +897,7 @@ class TestWorkerLost:
         ]
 
     async def test_an_upload_under_way_goes_elsewhere_with_what_is_still_to_come(self, two: World) -> None:
-        request = post(body=b"first half" + b"other half")
+        request = post(b"/upload", b"first half" + b"other half")
         client = await two.ask(request[:-10])
         peer = await two.accept()
         await peer.read_head()
@@ -1302,3 +1302,112 @@ class TestCounters:
         await peer.send(sized())
         await one.released((0, Result.OK, 200))
         assert (one.plane.counters.orphans, one.plane.counters.orphans_now) == (1, 0)
+
+
+class TestCost:
+    """How much work a request is, read from the first bytes of its body."""
+
+    async def spec(self, one: World, request: bytes) -> tuple[Peer, Peer, WorkSpec]:
+        client, peer, _ = await started(one, request)
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        return client, peer, lease.spec
+
+    async def specs(self, one: World, bodies: list[bytes]) -> list[WorkSpec]:
+        """One request after the other, on the same connection to the worker."""
+        client, peer, spec = await self.spec(one, post(body=bodies[0]))
+        specs = [spec]
+        for body in bodies[1:]:
+            await peer.send(sized())
+            await reply(client)
+            client = await one.ask(post(body=body))
+            await serve(peer)
+            (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+            specs.append(lease.spec)
+        await peer.send(sized())
+        await reply(client)
+        return specs
+
+    @pytest.mark.parametrize(
+        ("path", "body", "cost"),
+        [
+            (b"/rollout/generate", b'{"width":500,"height":1000,"num_inference_steps":10,"guidance_scale":1}', 5.0),
+            (b"/generate", b'{"size":"500x1000","num_inference_steps":10,"n":2,"true_cfg_scale":4}', 20.0),
+            (b"/v1/videos", b'{"size":"100x100","num_inference_steps":10,"num_frames":5,"guidance_scale":1}', 0.5),
+            (b"/v1/images/generations", b'{"prompt":"{","size":"1000x1000","num_inference_steps":1}', 2.0),
+        ],
+    )
+    async def test_it_is_read_from_the_body(self, one: World, path: bytes, body: bytes, cost: float) -> None:
+        client, peer, spec = await self.spec(one, post(path, body))
+        assert (spec.cost_mpx_steps, spec.cost_known) == (pytest.approx(cost), True)
+        await peer.send(sized())
+        await reply(client)
+
+    async def test_requests_of_the_same_shape_share_what_is_asked_for(self, one: World) -> None:
+        bodies = [b'{"prompt":"%b","width":64,"height":64}' % prompt for prompt in (b"a", b"b")]
+        specs = await self.specs(one, bodies)
+        assert specs[0] is specs[1]
+
+    async def test_a_body_that_comes_later_than_its_head_is_waited_for(self, one: World) -> None:
+        request = post(body=b'{"width":1000,"height":1000,"num_inference_steps":1}')
+        client = await one.ask(request[:-60])
+        await turns()
+        assert one.fleet.scheduler.live_leases == 0
+        await client.send(request[-60:])
+        await serve(await one.accept())
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        assert lease.spec.cost_mpx_steps == pytest.approx(2.0)
+
+    async def test_a_large_body_is_not_waited_for_and_its_cost_is_what_is_usual(self, one: World) -> None:
+        one.fleet.scheduler.costs.note("rollout", None, 7.0)
+        client = await one.ask(post(body=b'{"prompt":"' + b"x" * 20_000)[:-5000])
+        peer = await one.accept()
+        await peer.read_head()
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        assert (lease.spec.cost_mpx_steps, lease.spec.cost_known) == (pytest.approx(7.0), False)
+        await client.close()
+
+    async def test_a_chunked_body_is_read_too(self, one: World) -> None:
+        body = b'{"width":1000,"height":1000,"num_inference_steps":1}'
+        head = b"POST /rollout/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await one.ask(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        await (await one.accept()).read_head()
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        assert lease.spec.cost_mpx_steps == pytest.approx(2.0)
+
+    async def test_a_client_may_state_it(self, one: World) -> None:
+        client, peer, spec = await self.spec(one, post(b"/rollout/generate", b"{}", b"x-sglang-router-cost: 12.5"))
+        assert (spec.cost_mpx_steps, spec.cost_known) == (12.5, True)
+        await peer.send(sized())
+        assert (await reply(client))[0] == 200
+        assert await code(await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-cost: much"))) == (
+            400,
+            "invalid_field",
+        )
+
+    async def test_nothing_is_read_of_what_does_not_generate(self, one: World) -> None:
+        client = await one.ask(post(b"/other", b'{"width":1000}')[:-1])
+        await (await one.accept()).read_head()
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        assert not lease.spec.cost_known
+        await client.close()
+
+    async def test_the_remembered_shapes_are_bounded(self, one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sglang_diffusion_routing.proxy.work.MAX_SPECS", 2)
+        specs = await self.specs(one, [b'{"width":%d}' % width for width in range(1, 6)])
+        assert len({spec.cost_mpx_steps for spec in specs}) == 5
+        assert len(one.plane._shared.specs) <= 2
+
+    async def test_the_worker_is_done_when_a_sized_reply_begins(self, one: World) -> None:
+        client, peer, _ = await self.spec(one, post())
+        (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
+        await eventually(lambda: one.fleet.now_s() > lease.granted_s)
+        await peer.send(sized(b"x" * 10)[:-5])
+        await client.read_head()
+        assert lease.done_s is not None
+        assert lease.granted_s <= lease.done_s <= one.fleet.now_s()
+        await peer.send(b"x" * 5)
+        assert await client.read(10) == b"x" * 10
+        await eventually(lambda: one.fleet.scheduler.live_leases == 0)
+        speed = one.fleet.scheduler.speed_of(one.workers[0].worker_id)
+        assert speed is not None
+        assert speed.confidence == 0.5

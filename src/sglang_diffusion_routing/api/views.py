@@ -18,6 +18,7 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
     """Show one worker."""
     active = scheduler.in_flight(worker.worker_id)
     capability = worker.capability
+    speed = scheduler.speed_of(worker.worker_id)
     return WorkerView(
         worker_id=worker.worker_id,
         display_id=worker.url.display_id,
@@ -38,7 +39,8 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
         task_types=None if capability.task_types is None else list(capability.task_types),
         model=capability.models[0] if capability.models else None,
         max_concurrency=worker.max_concurrency,
-        speed=None,
+        speed=speed.per_s or None if speed is not None else None,
+        speed_confidence=speed.confidence if speed is not None else 0.0,
         labels=dict(worker.labels),
     )
 

@@ -51,6 +51,11 @@ def _of_workers(fleet: Fleet) -> m.Samples:
     return {
         m.WORKERS: _by_label(Counter(pool.counts_by_status())),
         m.WORKER_IN_FLIGHT: [((w.worker_id,), scheduler.in_flight(w.worker_id)) for w in workers],
+        m.WORKER_SPEED: [
+            ((w.worker_id,), speed.per_s)
+            for w in workers
+            if (speed := scheduler.speed_of(w.worker_id)) is not None and speed.per_s
+        ],
         m.WORKER_ROUTABLE: [((w.worker_id,), pool.is_routable(w)) for w in workers],
         m.QUEUED: _one(scheduler.queued),
         m.QUEUED_BYTES: _one(scheduler.queued_bytes),

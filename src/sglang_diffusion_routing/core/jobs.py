@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sglang_diffusion_routing.core.work import JobStatus
 
-ENDED = frozenset({"completed", "succeeded", "failed", "cancelled", "canceled", "deleted", "expired"})
+ENDED = frozenset({"completed", "succeeded"})
+FAILED = frozenset({"failed", "cancelled", "canceled", "deleted", "expired"})
 """OpenAI's videos end as completed or failed; SGLang 0.5.23 adds deleted; the rest is what forks use."""
 
 
@@ -12,4 +13,7 @@ def status_in(word: str | None) -> JobStatus:
     """Read the `status` of a job's reply; None (no such member) says nothing."""
     if word is None:
         return JobStatus.LOST
-    return JobStatus.ENDED if word.lower() in ENDED else JobStatus.RUNNING
+    word = word.lower()
+    if word in ENDED:
+        return JobStatus.ENDED
+    return JobStatus.FAILED if word in FAILED else JobStatus.RUNNING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
+from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.lane import Lane, LineKey
 from sglang_diffusion_routing.core.lanes import Lanes
@@ -11,6 +12,7 @@ from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
 from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.speed import Speed, Speeds
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
@@ -36,9 +38,12 @@ class Scheduler:
         self._by_id: dict[WorkerId, Station] = {}
         self._demands = Demands(ledger, self._by_id)
         self._prospects = Prospects(self._lanes, self._by_id, self._demands)
+        self._speeds = Speeds()
+        self._noted: WorkSpec | None = None
         self._lease_ids = 0
         self._routable: set[Station] = set()
         self._unproven: dict[Station, None] = {}
+        self.costs = CostBook()
         self.live_leases = 0
         self.paused = False
 
@@ -71,6 +76,11 @@ class Scheduler:
         """Give the instant at which a worker last completed a reply."""
         station = self._by_id.get(worker_id)
         return None if station is None else station.answered_s
+
+    def speed_of(self, worker_id: WorkerId) -> Speed | None:
+        """Give what is learned of a worker's speed; None for one that is not here."""
+        station = self._by_id.get(worker_id)
+        return None if station is None else station.speed
 
     def next_deadline_s(self) -> float | None:
         """Give the instant at which `expire` may have something to do."""
@@ -135,6 +145,9 @@ class Scheduler:
             station.answered_s = now_s
         if not lease.spec.skips_queue:
             station.load -= 1
+            station.work = station.work - lease.spec.cost_mpx_steps if station.load else 0.0
+            if result <= Result.SERVER_ERROR:
+                self._learn(station, lease, status, now_s)
             if station.open:
                 for lane in station.lanes:
                     lane.shrank(station)
@@ -143,6 +156,25 @@ class Scheduler:
         if station.gone and not station.leases:
             self._forget(station)
         return []
+
+    def _learn(self, station: Station, lease: Lease, status: int, now_s: float) -> None:
+        """Take in how long a worker was at a piece of work: it begins one when it is done with the one before."""
+        done_s = now_s if lease.done_s is None else lease.done_s
+        seconds = done_s - max(lease.granted_s, station.done_s)
+        if seconds <= 0.0:
+            return
+        station.done_s = done_s
+        spec, speed = lease.spec, station.speed
+        if not (lease.done_s is not None if spec.creates_job else 200 <= status < 300):
+            return
+        if spec.cost_known:
+            speed.learn(spec.cost_mpx_steps, seconds)
+            if spec is not self._noted:
+                # Most work is like the work before it, and need not be noted twice.
+                self._noted = spec
+                self.costs.note(spec.route, spec.model, spec.cost_mpx_steps)
+        elif speed.per_s:
+            self.costs.note(spec.route, spec.model, seconds * speed.per_s)
 
     def _lease_past_queue(self, lane: Lane, spec: WorkSpec, now_s: float) -> Lease:
         station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
@@ -159,6 +191,7 @@ class Scheduler:
         self.live_leases += 1
         if not spec.skips_queue:
             station.load += 1
+            station.work += spec.cost_mpx_steps
             if station.open:
                 for lane in station.lanes:
                     lane.grew(station)
@@ -192,7 +225,11 @@ class Scheduler:
         """Put a worker where it now belongs; False if it is there."""
         station = self._stations.get(worker)
         if station is None:
-            station = self._stations[worker] = self._by_id[worker.worker_id] = Station(worker)
+            station = Station(worker, self._speeds.of(worker.worker_id, worker.capability.models))
+            self._stations[worker] = self._by_id[worker.worker_id] = station
+        elif worker.capability.models:
+            # A worker that was started anew has not been asked yet, and is most probably what it was.
+            station.speed = self._speeds.of(worker.worker_id, worker.capability.models)
         stands, cap = standing(worker), self._limits.cap_of(worker)
         if self._lanes.belongs(station, standing=stands, cap=cap):
             return False

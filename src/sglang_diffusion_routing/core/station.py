@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sglang_diffusion_routing.core.speed import Speed
 from sglang_diffusion_routing.core.work import Lease
 from sglang_diffusion_routing.core.worker import Standing, Worker
 
@@ -19,6 +20,8 @@ class Station:
     worker: its record, read only in `Scheduler.refresh`, never on the way of a request.
     leases: live ones, by id.
     load: leases that count against the cap (all but those that skip the queue).
+    work: sum of their work, in megapixel-steps; speed: what is learned of the worker's.
+    done_s: instant at which it was done with the last of them, as far as that is known.
     cap: largest load at which it is given no more work.
     open: whether it takes work, be it full; standing: why.
     gone: removed; it stays until its last lease has ended.
@@ -26,13 +29,30 @@ class Station:
     lanes: those whose work it can do; hopes: those whose work may wait for it, which are at least these.
     """
 
-    __slots__ = ("answered_s", "cap", "gone", "hopes", "lanes", "leases", "load", "open", "standing", "worker")
+    __slots__ = (
+        "answered_s",
+        "cap",
+        "done_s",
+        "gone",
+        "hopes",
+        "lanes",
+        "leases",
+        "load",
+        "open",
+        "speed",
+        "standing",
+        "work",
+        "worker",
+    )
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, speed: Speed | None = None) -> None:
         self.worker = worker
+        self.speed = Speed() if speed is None else speed
         self.standing = Standing.AWAY
         self.leases: dict[int, Lease] = {}
         self.load = 0
+        self.work = 0.0
+        self.done_s = 0.0
         self.cap = 0
         self.open = False
         self.gone = False

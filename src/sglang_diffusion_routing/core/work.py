@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from sglang_diffusion_routing.core.cost import UNKNOWN_COST_MPX_STEPS
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import RouterError
 
@@ -31,6 +32,7 @@ class WorkSpec:
     deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
     avoid: workers that already failed this work.
     min_version: weight version that the worker must have, or a later one in the ledger's order; None for any.
+    cost_mpx_steps: how much work it is; cost_known: whether that was read or stated, and is no guess.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
     """
 
@@ -43,6 +45,8 @@ class WorkSpec:
     deadline_s: float | None = None
     avoid: frozenset[WorkerId] = frozenset()
     min_version: str | None = None
+    cost_mpx_steps: float = UNKNOWN_COST_MPX_STEPS
+    cost_known: bool = False
     request_id: str = ""
     group: str = ""
 
@@ -80,6 +84,9 @@ class JobStatus(Enum):
 
     RUNNING = "running"
     ENDED = "ended"
+    """It is there."""
+    FAILED = "failed"
+    """It has ended, and there is nothing."""
     UNKNOWN = "unknown"
     """The worker does not know it, or no longer."""
     LOST = "lost"
@@ -105,9 +112,13 @@ class Holder(Protocol):
 
 
 class Lease:
-    """The right to run one piece of work on one worker. Ends exactly once, by `Scheduler.release`."""
+    """The right to run one piece of work on one worker. Ends exactly once, by `Scheduler.release`.
 
-    __slots__ = ("granted_s", "holder", "lease_id", "live", "queued_s", "spec", "worker")
+    done_s: instant at which the worker had done the work, though its reply was still on its way; None: when the lease
+        ends. A job's is set only if there is something to show for it.
+    """
+
+    __slots__ = ("done_s", "granted_s", "holder", "lease_id", "live", "queued_s", "spec", "worker")
 
     def __init__(self, lease_id: int, worker: Worker, spec: WorkSpec, granted_s: float, queued_s: float) -> None:
         self.lease_id = lease_id
@@ -116,6 +127,7 @@ class Lease:
         self.granted_s = granted_s
         self.queued_s = queued_s
         self.live = True
+        self.done_s: float | None = None
         self.holder: Holder | None = None
 
 

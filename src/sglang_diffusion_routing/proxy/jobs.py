@@ -18,7 +18,7 @@ LAST_POLL_S = 10.0
 
 
 class _Job:
-    """A job under way, and the lease that it holds."""
+    """A job under way, and the lease that it holds. made: it has ended well."""
 
     def __init__(self, leases: Leases, kind: str, job_id: str, lease: Lease) -> None:
         self.kind = kind
@@ -27,6 +27,7 @@ class _Job:
         self.news = asyncio.Event()
         self.lost = asyncio.Event()
         self.status = JobStatus.RUNNING
+        self.made = False
         self._leases = leases
         self._lease: Lease | None = lease
 
@@ -39,6 +40,8 @@ class _Job:
         self._lease = None
         if lease is not None:
             lease.holder = None
+            if self.made:
+                lease.done_s = self._leases.now_s()
             self._leases.release(lease, result)
 
     # Holder
@@ -142,7 +145,8 @@ class Jobs:
                 if job.news.is_set():
                     status = job.status
             job.news.clear()
-            if status is JobStatus.ENDED:
+            if status is JobStatus.ENDED or status is JobStatus.FAILED:
+                job.made = status is JobStatus.ENDED
                 return
             if status is JobStatus.UNKNOWN:
                 await self._wait_for_queue(job)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from sglang_diffusion_routing.core.cost import USUAL, Usual
 from sglang_diffusion_routing.core.work import Needs
 from sglang_diffusion_routing.proxy.paths import normal_path, query_value
 
@@ -28,6 +29,7 @@ class Route:
     name: bounded set, for metrics. rewrite: path the worker gets instead of the client's.
     creates: "videos" or "meshes" where a good reply names a new job, "images" where it names a file.
     safe: GET, HEAD and OPTIONS of the catch-all, which skip queue and cap.
+    usual: what its requests are taken to ask for where they do not say; None where nothing is known of their work.
     job_kind, job_id: of a `JOB`; job_ends: a good reply to it ends the job (DELETE).
     """
 
@@ -38,26 +40,23 @@ class Route:
     creates: str | None = None
     creates_job: bool = False
     safe: bool = False
+    usual: Usual | None = None
     job_kind: str = ""
     job_id: str = ""
 
 
-_IMAGES = Route(Kind.WORK, "images_generations", Needs.IMAGE, creates="images")
-_VIDEOS = Route(Kind.WORK, "videos", Needs.VIDEO, creates="videos", creates_job=True)
+_IMAGES = Route(Kind.WORK, "images_generations", Needs.IMAGE, creates="images", usual=USUAL["images_generations"])
+_VIDEOS = Route(Kind.WORK, "videos", Needs.VIDEO, creates="videos", creates_job=True, usual=USUAL["videos"])
 
 WORK: dict[tuple[bytes, bytes], Route] = {
     (b"POST", b"/v1/images/generations"): _IMAGES,
-    (b"POST", b"/v1/images/edits"): Route(Kind.WORK, "images_edits", Needs.IMAGE, creates="images"),
-    (b"POST", b"/rollout/generate"): Route(Kind.WORK, "rollout"),
-    (b"POST", b"/v1/diffusion/generate"): Route(Kind.WORK, "diffusion"),
+    (b"POST", b"/v1/images/edits"): replace(_IMAGES, name="images_edits", usual=USUAL["images_edits"]),
+    (b"POST", b"/rollout/generate"): Route(Kind.WORK, "rollout", usual=USUAL["rollout"]),
+    (b"POST", b"/v1/diffusion/generate"): Route(Kind.WORK, "diffusion", usual=USUAL["diffusion"]),
     (b"POST", b"/v1/videos"): _VIDEOS,
-    (b"POST", b"/v1/meshes"): Route(Kind.WORK, "meshes", creates="meshes", creates_job=True),
-    (b"POST", b"/generate"): Route(
-        Kind.WORK, "images_generations", Needs.IMAGE, rewrite=b"/v1/images/generations", creates="images"
-    ),
-    (b"POST", b"/generate_video"): Route(
-        Kind.WORK, "videos", Needs.VIDEO, rewrite=b"/v1/videos", creates="videos", creates_job=True
-    ),
+    (b"POST", b"/v1/meshes"): Route(Kind.WORK, "meshes", creates="meshes", creates_job=True, usual=USUAL["meshes"]),
+    (b"POST", b"/generate"): replace(_IMAGES, rewrite=b"/v1/images/generations"),
+    (b"POST", b"/generate_video"): replace(_VIDEOS, rewrite=b"/v1/videos"),
 }
 """Routes that generate (API §1)."""
 

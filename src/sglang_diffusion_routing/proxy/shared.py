@@ -14,7 +14,11 @@ from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.heads import HeadWriter
 from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
 from sglang_diffusion_routing.proxy.repeats import Repeats
+from sglang_diffusion_routing.proxy.shape import Fields
 from sglang_diffusion_routing.settings import Settings
+
+MAX_SPECS = 4096
+"""Specs that are remembered; a trainer's requests have a handful of shapes, but clients may ask for what they like."""
 
 
 class JobKeeper(Protocol):
@@ -69,7 +73,7 @@ class Tunnels:
 class Shared:
     """Collaborators and counts.
 
-    specs: those that many requests have in common, by route name and size in KiB; at most routes x 129 of them.
+    specs: those that many requests have in common, by route name, size in KiB and what the body says of its work.
     """
 
     __slots__ = (
@@ -103,7 +107,7 @@ class Shared:
         self.locator = locator
         self.control_path = control_path
         self.counters = DataPlaneCounters()
-        self.specs: dict[tuple[str, int], WorkSpec] = {}
+        self.specs: dict[tuple[str, int, Fields], WorkSpec] = {}
         self.heads = HeadWriter()
         self.repeats = Repeats()
         self.retry_limits = RetryLimits(retries=settings.retries)

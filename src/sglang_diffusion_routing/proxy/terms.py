@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+from sglang_diffusion_routing.core.cost import COST_MAX, COST_MIN
 from sglang_diffusion_routing.errors import InvalidField
 from sglang_diffusion_routing.http1.request_head import RequestHead
 
+COST = b"x-sglang-router-cost"
+"""States the request's work in megapixel-steps, for bodies that do not say it."""
 GROUP = b"x-sglang-router-group"
 """Names the group that a request belongs to, such as all samples of one prompt."""
 MIN_VERSION = b"x-sglang-router-min-weight-version"
@@ -35,3 +40,22 @@ def min_version(head: RequestHead) -> str | None:
         name = MIN_VERSION.decode()
         raise InvalidField(name, f"{name} must be a weight version of 1 to {VERSION_MAX_CHARS} printable characters")
     return version
+
+
+def stated_cost(head: RequestHead) -> float | None:
+    """Give the work that the client states, in megapixel-steps; None when it states none.
+
+    Raises:
+        InvalidField: it is no positive number.
+    """
+    raw = head.router_fields.get(COST)
+    if raw is None:
+        return None
+    try:
+        cost = float(raw)
+    except ValueError:
+        cost = math.nan
+    if not 0.0 < cost < math.inf:
+        name = COST.decode()
+        raise InvalidField(name, f"{name} must be a positive number of megapixel-steps")
+    return min(max(cost, COST_MIN), COST_MAX)

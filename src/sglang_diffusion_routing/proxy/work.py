@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sglang_diffusion_routing.core.cost import cost_of
 from sglang_diffusion_routing.core.retry import Failure, may_retry
 from sglang_diffusion_routing.core.work import Lease, Result, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
@@ -24,14 +25,15 @@ from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
-from sglang_diffusion_routing.proxy.shared import Shared
-from sglang_diffusion_routing.proxy.terms import group, min_version
+from sglang_diffusion_routing.proxy.shape import LOOK_BYTES, Fields, fields_of
+from sglang_diffusion_routing.proxy.shared import MAX_SPECS, Shared
+from sglang_diffusion_routing.proxy.terms import group, min_version, stated_cost
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
 from sglang_diffusion_routing.settings import OnDisconnect
 
 JOB_REPLY_BYTES = 65536
 """A job-creating reply is read whole up to this size to learn the job's id; real ones have about 540 bytes."""
-LOOK_BYTES = 4096
+ID_LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
@@ -47,6 +49,7 @@ class Work(Exchange):
     _ticket: Ticket | None = None
     _worker: Worker | None = None
     _model: str | None = None
+    _fields: Fields | None = ()
     _next_look_bytes = 0
     _avoid: frozenset[WorkerId] = frozenset()
     _killed: tuple[str, ...] = ()
@@ -78,25 +81,30 @@ class Work(Exchange):
     def on_body(self) -> None:
         if self._ticket is not None or self._lease is not None:
             return
-        if self.head.has_body and self._shared.leases.scheduler.model_matters:
-            # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
-            if not self._seen_enough() and self.body_bytes < self._next_look_bytes:
-                return
-            self._next_look_bytes = 2 * self.body_bytes
-            self._model = self._named_model()
-            if self._model is None and not self._seen_enough():
-                return
+        if self.head.has_body:
+            if self._route.usual is not None:
+                if not self._seen(LOOK_BYTES):
+                    return
+                self._fields = fields_of(self._body(), self.head.field(b"content-type"), whole=self.body_done)
+            if self._shared.leases.scheduler.model_matters:
+                # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
+                if not self._seen(READ_AHEAD_BYTES) and self.body_bytes < self._next_look_bytes:
+                    return
+                self._next_look_bytes = 2 * self.body_bytes
+                self._model = named_model(self._body(), self.head.field(b"content-type") or b"")
+                if self._model is None and not self._seen(READ_AHEAD_BYTES):
+                    return
         self._ask()
 
-    def _seen_enough(self) -> bool:
+    def _seen(self, enough_bytes: int) -> bool:
         # With an expectation the body comes only after a worker has said 100.
-        return self.body_done or self.head.expects_continue or self.body_bytes >= READ_AHEAD_BYTES
+        return self.body_done or self.body_bytes >= enough_bytes or self.head.expects_continue
 
-    def _named_model(self) -> str | None:
-        raw = b"".join(self.kept_spans)
-        if self.head.chunked:
-            raw = decoded(raw)
-        return named_model(raw, self.head.field(b"content-type") or b"")
+    def _body(self) -> bytes:
+        """Give what there is of the body."""
+        spans = self.kept_spans
+        raw = spans[0] if len(spans) == 1 else b"".join(spans)
+        return decoded(raw) if self.head.chunked else raw
 
     def _ask(self) -> None:
         leases = self._shared.leases
@@ -117,12 +125,21 @@ class Work(Exchange):
         body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
         size_kib = (head.size_bytes + body_bytes + 1023) // 1024
         queue_timeout_s = shared.settings.queue_timeout_s
-        if queue_timeout_s is not None or self._model is not None or self._avoid or self._is_particular:
+        fields = self._fields
+        if (
+            queue_timeout_s is not None
+            or fields is None
+            or self._model is not None
+            or self._avoid
+            or self._is_particular
+        ):
             deadline_s = None if queue_timeout_s is None else shared.leases.now_s() + queue_timeout_s
             return self._make_spec(size_kib, deadline_s)
-        key = (self._route.name, size_kib)
+        key = (self._route.name, size_kib, fields)
         spec = shared.specs.get(key)
         if spec is None:
+            if len(shared.specs) >= MAX_SPECS:
+                shared.specs.clear()
             spec = shared.specs[key] = self._make_spec(size_kib, None)
         return spec
 
@@ -133,6 +150,7 @@ class Work(Exchange):
 
     def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
         route = self._route
+        cost_mpx_steps, cost_known = self._cost()
         return WorkSpec(
             needs=route.needs,
             route=route.name,
@@ -144,9 +162,21 @@ class Work(Exchange):
             avoid=self._avoid,
             # Reads generate nothing, so no weights matter to them.
             min_version=None if route.safe else min_version(self.head),
+            cost_mpx_steps=cost_mpx_steps,
+            cost_known=cost_known,
             request_id=(self.head.request_id or b"").decode("latin-1"),
             group=group(self.head),
         )
+
+    def _cost(self) -> tuple[float, bool]:
+        """Give the work in megapixel-steps, and whether that is more than a guess."""
+        stated = stated_cost(self.head)
+        if stated is not None:
+            return stated, True
+        route, usual = self._route, self._route.usual
+        if usual is None or self._fields is None:
+            return self._shared.leases.scheduler.costs.usual(route.name, self._model), False
+        return cost_of(dict(self._fields), usual), True
 
     def granted(self, lease: Lease) -> None:
         """A worker came free."""
@@ -205,6 +235,9 @@ class Work(Exchange):
         worker = self._worker
         assert worker is not None
         self._status = head.status
+        if head.content_length is not None and self._lease is not None and not self._route.creates_job:
+            # The worker is done when a sized reply begins; its next piece does not wait for the reader of this one.
+            self._lease.done_s = self._shared.leases.now_s()
         if self._route.safe:
             return b""
         return b"%bx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n" % (
@@ -252,11 +285,11 @@ class Work(Exchange):
     def on_reply_body(self, span: bytes) -> None:
         if self._looked is None:
             return
-        looked = (self._looked + span)[:LOOK_BYTES]
+        looked = (self._looked + span)[:ID_LOOK_BYTES]
         image_id = json_string(looked, "id") if self._status == 200 else None
         if image_id and self._worker is not None:
             self._shared.jobs.learn("images", image_id, self._worker)
-        give_up = len(looked) == LOOK_BYTES or self._status != 200
+        give_up = len(looked) == ID_LOOK_BYTES or self._status != 200
         self._looked = None if image_id or give_up else looked
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
