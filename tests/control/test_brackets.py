@@ -85,7 +85,7 @@ async def test_a_begin_that_finds_the_line_full_is_refused() -> None:
 
 
 async def test_a_refit_goes_on_when_the_one_who_began_it_leaves_and_ends_for_want_of_parts() -> None:
-    async with refit_world("a", part_limit_s=0.05) as world:
+    async with refit_world("a", part_limit_s=0.3) as world:
         world.occupy("a")
         begun = world.begin("v1")
         await world.until(lambda: world.rows() == {"a": "draining"})
@@ -100,6 +100,7 @@ async def test_what_has_become_of_the_last_one_is_told_to_whoever_comes_too_late
     async with refit_world("a", part_limit_s=0.01) as world:
         begun = await world.begin("v1")
         await world.until(lambda: world.shows().ended_at is not None)
+        await settle()
         with pytest.raises(NoOpenRefit) as caught:
             await world.part(b"late")
         assert caught.value.message == (

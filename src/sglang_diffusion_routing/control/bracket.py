@@ -207,7 +207,8 @@ class Bracket:
 
     def _expect_parts(self) -> None:
         if self._phase is not _Phase.PARTS:
-            raise NoOpenRefit(f"{self.refit_id} {self._phase.value}")
+            why = f": {self.fault}" if self.fault else ""
+            raise NoOpenRefit(f"{self.refit_id} {self._phase.value}{why}")
 
     def _row_of(self, worker_id: WorkerId, row: RefitRow) -> FanOutRow:
         if self._holds(worker_id):
