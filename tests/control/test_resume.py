@@ -11,6 +11,7 @@ from sglang_diffusion_routing.core.events import CapabilityLearned, LedgerRestor
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind, step_of
 from sglang_diffusion_routing.core.weights import Group, OpenRefit
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
+from sglang_diffusion_routing.schemas import RefitView
 from sglang_diffusion_routing.store import SavedRefit
 from support.engines import settle
 from support.refits import DISK, REFUSED, TENSOR, RefitWorld, refit_world
@@ -152,9 +153,71 @@ async def test_an_interrupted_record_names_the_workers_that_it_was_for() -> None
         assert (shown.status, [row.worker_url for row in shown.workers]) == ("interrupted", ["http://a:1"])
 
 
+def _unproven(refit_id: str) -> SavedRefit:
+    """A refit that was over, and whose weights' checksums had not come yet when the router was killed."""
+    document = RefitView(
+        id=refit_id,
+        route=DISK,
+        mode="drain",
+        weight_version="v2",
+        groups=["m"],
+        status="succeeded",
+        reason="",
+        started_at="2026-01-01T00:00:00Z",
+        ended_at="2026-01-01T00:00:01Z",
+        parts=1,
+        workers=[],
+    )
+    return replace(OPEN, refit_id=refit_id, document=document.model_dump_json())
+
+
+async def test_a_refit_without_proof_of_its_weights_is_sent_again() -> None:
+    async with refit_world() as world:
+        saved = _unproven("refit-old-3")
+        group = Group(target="v2", sequence=1, raised={"v2": 1}, raised_by="refit-old-3")
+        world.fleet.apply(LedgerRestored({"m": group}))
+        _remember(world, "a")
+        world.refitter.restore([saved], within_s=5.0)
+        assert world.refitter.log.get("refit-old-3").status == "open"
+        _answer(world, "a")
+        await world.until(lambda: "refit-old-3" in world.shelf.kept and not world.shelf.kept["refit-old-3"].is_open)
+        assert (world.loads.sent, world.weights()["a"]) == ([("a", DISK + "?x=1", STEP.body)], ("v2", "current"))
+        assert world.refitter.log.get("refit-old-3").status == "succeeded"
+
+
+async def test_a_refit_without_proof_is_let_go_where_others_have_come_since() -> None:
+    async with refit_world() as world:
+        group = Group(target="v3", sequence=2, raised={"v2": 1, "v3": 2}, raised_by="report-1")
+        world.fleet.apply(LedgerRestored({"m": group}))
+        _remember(world, "a")
+        world.refitter.restore([_unproven("refit-old-3")], within_s=5.0)
+        _answer(world, "a")
+        await settle()
+        assert (world.loads.sent, world.shelf.kept["refit-old-3"].is_open) == ([], False)
+        assert world.refitter.log.get("refit-old-3").status == "succeeded"
+
+
+async def test_a_refit_is_kept_until_the_checksums_of_its_weights_are_known() -> None:
+    async with refit_world("a") as world:
+        told = asyncio.Event()
+
+        async def known(group: str, version: str) -> None:
+            await told.wait()
+
+        world.refitter.updates.known = known  # type: ignore[method-assign]
+        world.fleet.pool.ledger.note_checksums = lambda *_: None  # type: ignore[method-assign]
+        refit = (await world.run("v1")).refit
+        assert refit is not None
+        kept = world.shelf.kept[refit]
+        assert (kept.is_open, world.refitter.log.get(refit).status) == (True, "succeeded")
+        told.set()
+        await world.until(lambda: not world.shelf.kept[refit].is_open)
+
+
 async def test_refits_that_were_over_are_remembered_and_not_repeated() -> None:
     async with refit_world("a") as world:
         await world.run("v1")
+        await settle()
         (saved,) = world.shelf.kept.values()
     async with refit_world("a") as world:
         world.refitter.restore([saved], within_s=5.0)

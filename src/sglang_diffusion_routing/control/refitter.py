@@ -14,7 +14,7 @@ from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.plan import Choose, Plan, Refit, caution, groups_of, sort_out
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.refit_log import NoShelf, RefitLog, RefitRecord, Shelf, Status
-from sglang_diffusion_routing.control.resume import refit_of, until_probed
+from sglang_diffusion_routing.control.resume import is_last, may_repeat, refit_of, until_probed
 from sglang_diffusion_routing.control.transaction import Transaction
 from sglang_diffusion_routing.control.turns import Turns
 from sglang_diffusion_routing.control.updates import Update, Updates
@@ -129,6 +129,12 @@ class Refitter:
         What cannot be sent again is over; the workers that it was for get no work before they have been looked at.
         """
         record, refit = self.log.get(saved.refit_id), refit_of(saved)
+        if record.ended_at is not None and not is_last(self._fleet.pool.ledger, saved):
+            # It was kept for want of a proof of its weights, and others have come since.
+            if refit is not None:
+                refit.outgoing.body.close()
+            self._shelf.put_refit(record.closed(saved))
+            return
         if refit is None:
             record.end("interrupted", "the router ended in the middle of it, and it cannot be sent again")
             _log.error("refit_interrupted", refit=saved.refit_id, version=saved.version)
@@ -136,6 +142,7 @@ class Refitter:
             self._shelf.put_refit(record.closed(saved))
             return
         _log.warning("refit_resumed", refit=saved.refit_id, version=saved.version)
+        record.go_on()
         self._tasks.spawn(self._resume(saved, record, refit, within_s), name="refit resumed", on_error=_unless_told)
 
     async def _resume(self, saved: SavedRefit, record: RefitRecord, refit: Refit, within_s: float) -> None:
@@ -228,7 +235,10 @@ class Refitter:
         good, asked = transaction.updated, len(transaction.rows)
         status: Status = "failed" if not good else "succeeded" if good == asked else "partial"
         record.end(status, fault)
-        await self._put(record, transaction.plan)
+        to_prove = good > 0 and may_repeat(transaction.plan.step) and not self._is_proven(transaction.plan)
+        await self._put(record, transaction.plan, to_repeat=to_prove)
+        if to_prove:
+            self._tasks.spawn(self._let_go(record, transaction.plan), name="refit proven")
         version = transaction.plan.version
         _log.info("refit_ended", refit=record.refit_id, version=version, updated=good, failed=asked - good)
         if not asked:
@@ -237,9 +247,22 @@ class Refitter:
         if good and counted:
             self._counted = max(self._counted, int(version))
 
-    async def _put(self, record: RefitRecord, plan: Plan) -> None:
-        """Wait until the disk has it, in vain where it takes nothing: the store says so, and the refit goes on."""
+    async def _let_go(self, record: RefitRecord, plan: Plan) -> None:
+        """Keep the request until it is known what the new weights hash to.
+
+        A router that starts again knows its workers by that; until then it would have to send them the refit once more.
+        """
+        for group in plan.groups:
+            await self.updates.known(group, plan.version)
         self._shelf.put_refit(record.saved(plan))
+
+    def _is_proven(self, plan: Plan) -> bool:
+        ledger = self._fleet.pool.ledger
+        return all(ledger.expected(group, plan.version) is not None for group in plan.groups)
+
+    async def _put(self, record: RefitRecord, plan: Plan, *, to_repeat: bool = False) -> None:
+        """Wait until the disk has it, in vain where it takes nothing: the store says so, and the refit goes on."""
+        self._shelf.put_refit(record.saved(plan, to_repeat=to_repeat))
         await self._shelf.flush()
 
     def _next_number(self, groups: Iterable[str]) -> int:

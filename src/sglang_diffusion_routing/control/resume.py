@@ -9,8 +9,9 @@ from sglang_diffusion_routing.control.parameters import Pace
 from sglang_diffusion_routing.control.plan import Refit
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.spool import Spool
-from sglang_diffusion_routing.core.refit import Mode, StepKind
+from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import Health
+from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S
 from sglang_diffusion_routing.store import SavedRefit
 
@@ -20,10 +21,15 @@ _IDEMPOTENT = frozenset({StepKind.DISK, StepKind.SET_LORA})
 _LOOK_AGAIN_S = 0.05
 
 
+def may_repeat(step: Step) -> bool:
+    """Tell whether sending a refit twice does no harm."""
+    return step.kind in _IDEMPOTENT and step.self_contained
+
+
 def refit_of(saved: SavedRefit) -> Refit | None:
     """Give the request once more; None where it must not, or cannot, be sent again."""
     step = saved.step
-    if step is None or step.kind not in _IDEMPOTENT:
+    if step is None or not may_repeat(step):
         return None
     rolling = saved.mode is Mode.ROLLING
     return Refit(
@@ -34,6 +40,15 @@ def refit_of(saved: SavedRefit) -> Refit | None:
         # How many at once is not remembered: one by one is right for every fleet.
         pace=Pace(saved.mode, at_once=1 if rolling else None, admit_new=saved.admit_new),
         content=step.body,
+    )
+
+
+def is_last(ledger: Ledger, saved: SavedRefit) -> bool:
+    """Tell whether no other refit has come after it in any of its groups."""
+    groups = [ledger.group(name) for name in saved.groups]
+    return all(
+        group.raised_by == saved.refit_id or (group.open is not None and group.open.refit_id == saved.refit_id)
+        for group in groups
     )
 
 
