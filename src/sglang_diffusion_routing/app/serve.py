@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     signals = _Signals()
     app = build(settings)
+    _spare_what_stays()
     try:
         await app.start()
     except OSError as error:
@@ -57,6 +59,12 @@ async def _serve(settings: Settings) -> int:
     await signals.first.wait()
     await _stop(app, signals)
     return 0
+
+
+def _spare_what_stays() -> None:
+    """Let the garbage collector pass over what has been imported and built: looking at it again stops all for 80 ms."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _stop(app: App, signals: _Signals) -> None:
