@@ -219,6 +219,19 @@ def test_what_builds_on_other_weights_and_loses_them_on_the_way_leaves_the_worke
     assert (worker.loaded, fleet.pool.ledger.group("m").target) == (Unversioned.SUSPECT, "1")
 
 
+def test_a_checkpoint_on_top_of_a_lora_is_looked_at_where_the_lora_was_missed() -> None:
+    fleet = fleet_of("a", "b")
+    refit(fleet, "1", "a", kind=StepKind.SET_LORA)
+    refit_id = begin(fleet, "2")
+    if fleet.worker("b").state is WorkerState.UPDATING:
+        refuse(fleet, "b", unchanged=True)
+    for name in "ab":
+        ask(fleet, name, refit_id, "2")
+    assert do.CheckWeights not in map(type, succeed(fleet, "a"))
+    assert do.CheckWeights(B, 2) in succeed(fleet, "b")
+    assert shown(fleet.worker("b")) == ("active", "2")
+
+
 def test_a_worker_removed_in_the_middle_of_a_refit_and_named_again_is_suspect() -> None:
     fleet = fleet_of("a", "b")
     refit_id = begin(fleet, "1")

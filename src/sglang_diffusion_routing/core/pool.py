@@ -386,7 +386,10 @@ class Pool(Mending):
             case ev.CommandSucceeded() if order.resync:
                 self._resynced(worker, order)
             case ev.CommandSucceeded() if order.version is not None and self._had_the_base(worker, order):
+                group, before = worker.weight_group or "", worker.loaded
                 self._load(worker, order.version, order.refit_id)
+                if self.ledger.may_differ(group, order.refit_id, before):
+                    self._commands.append(do.CheckWeights(worker.worker_id, worker.incarnation))
             case ev.CommandRefused(reason=reason, differs=True) if order.resync and order.version is None:
                 worker.loaded = Unversioned.OTHER
                 self._put_off(worker, reason, now_s)

@@ -166,19 +166,26 @@ class Recipe:
     def allows(self, step: Step, loaded: object) -> bool:
         """Tell whether `step` alone brings a worker that has `loaded` to where it brings those that miss nothing.
 
-        A whole checkpoint does, but for layers that a LoRA has wrapped in others; tensors are taken to be whole; what
-        builds on what is there does only if it sets every part that the worker misses.
+        A whole checkpoint does, and tensors are taken to be whole; what builds on what is there does only if it sets
+        every part that the worker misses.
         """
         missing = self.missing_from(loaded)
         match step.kind:
             case StepKind.DISK:
-                return all(step.covers(missed) and missed.kind not in _LORA for missed in missing)
+                return all(step.covers(missed) for missed in missing)
             case StepKind.SET_LORA if step.self_contained:
                 return all(missed.kind in _LORA and step.covers(missed) for missed in missing)
             case StepKind.TENSOR | StepKind.REPORTED:
                 return True
             case _:
                 return False
+
+    def may_differ(self, step: Step, loaded: object) -> bool:
+        """Tell whether a worker that has `loaded` may come out of `step` unlike those that miss nothing.
+
+        Layers that a LoRA wraps are not loaded by those that have had it, and are by those that have not (`after`).
+        """
+        return step.kind not in _LORA and any(missed.kind in _LORA for missed in self.missing_from(loaded))
 
     def obstacle_for(self, loaded: object) -> str | None:
         """Say why a worker that has `loaded` cannot be brought up by sending steps again; None when it can."""

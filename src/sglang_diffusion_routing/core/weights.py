@@ -143,6 +143,13 @@ class Ledger:
             return False
         return refit.builds_on.allows(refit.step, loaded)
 
+    def may_differ(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
+        """Tell whether a worker that had `loaded` may have come out of the refit under way unlike the others."""
+        refit = self.group(name).open
+        if refit is None or refit.refit_id != refit_id or loaded == refit.base:
+            return False
+        return refit.builds_on.may_differ(refit.step, loaded)
+
     def end(self, refit_id: str) -> set[str]:
         """Note that a refit is over, and give the groups that it was under way in."""
         ended = {name for name, group in self._groups.items() if group.open and group.open.refit_id == refit_id}
