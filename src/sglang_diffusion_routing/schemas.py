@@ -214,7 +214,9 @@ class RemoveWorker(_Query):
 
 
 class SelectWorkers(_Query):
-    """Which workers are meant."""
+    """Which workers are meant; a list does no harm, so whatever else a client's tools add is let pass."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     selector: str = Field(default="all", description="ids or URLs with commas between them, a label key=value, or all")
 

@@ -403,7 +403,6 @@ class TestAGroup:
             ("DELETE", "selector=all&force=perhaps", 400, "invalid_field"),
             ("DELETE", "selector=all&selector=all", 400, "invalid_field"),
             ("GET", "selector=", 400, "invalid_field"),
-            ("GET", "select=all", 400, "invalid_field"),
             ("GET", "selector=http://127.0.0.1:1", 404, "unknown_worker"),
         ],
     )

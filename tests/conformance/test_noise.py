@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.client import Client, ask, request
+from support.deadlines import PATIENCE_S
 from support.exchange import Exchange, sized_reply
 from support.router import RouterProcess
 from support.wire import Ended, chunked
@@ -77,6 +78,7 @@ def final_statuses(client: Client, sent: bytes) -> Iterator[int]:
             yield client.read_reply(method).status
     except TimeoutError:
         client.half_close()
+        client.sock.settimeout(PATIENCE_S)
         client.read_to_end()
     except (Ended, ConnectionResetError):
         pass
