@@ -57,6 +57,8 @@ SPECS = st.builds(
         lambda names: frozenset(map(worker_id, names))
     ),
     min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
+    cost_mpx_steps=st.sampled_from([1.0, 1.0, 2.0, 50.0]),
+    cost_known=st.booleans(),
 )
 MAX_REQUESTS, MAX_BYTES = 6, 12
 LEADS_AWAY = {Trigger.HOLD, Trigger.SLEEP, Trigger.REMOVE}
@@ -85,6 +87,7 @@ class FleetMachine(RuleBasedStateMachine):
     def begin(self, policy: str, cap: int, capabilities: list[Capability]) -> None:
         limits = SchedulerLimits(QueueLimits(MAX_REQUESTS, MAX_BYTES), cap)
         self.cap = cap
+        self.weighs = policy in {"least-work", "longest-first"}
         self.fleet = Fleet(limits, policy, HealthLimits(threshold=2))
         self.fleet.deliver = self.deliver  # type: ignore[method-assign]
         for name, capability in zip("abcd", capabilities, strict=False):
@@ -248,7 +251,9 @@ class FleetMachine(RuleBasedStateMachine):
         assert spec.creates_job or cap == 0 or self.load(worker) <= cap
 
     def judge_order(self, asker: Asker, worker: Worker) -> None:
-        """Nobody earlier in the queue was passed over for this worker."""
+        """Nobody earlier in the queue was passed over for this worker, where the order is that of arrival."""
+        if self.weighs:
+            return
         assert asker.ticket is not None
         for other in self.askers:
             if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
@@ -256,6 +261,11 @@ class FleetMachine(RuleBasedStateMachine):
             left = other.ticket.waiting is False
             possible = self.serves(worker, other.spec) and (other.spec.creates_job or self.has_room(worker))
             assert left or not possible
+
+    def may_be_held(self, spec: WorkSpec) -> bool:
+        """Whether there is a busy worker that may be faster than the one with room."""
+        busy = any(self.serves(worker, spec) and not self.has_room(worker) for worker in self.registered())
+        return self.weighs and busy and not spec.creates_job
 
     # Work.
 
@@ -287,7 +297,7 @@ class FleetMachine(RuleBasedStateMachine):
             assert type(asker.error) is QueueFull
         else:
             assert asker.waits
-        assert paused or not could
+        assert paused or not could or self.may_be_held(spec)
 
     def running(self) -> list[Asker]:
         return [asker for asker in self.askers if asker.lease is not None and asker.lease.live]
@@ -574,7 +584,7 @@ class FleetMachine(RuleBasedStateMachine):
         if self.fleet.scheduler.paused:
             return
         for asker in self.waiting():
-            assert not self.can_be_granted(asker.spec)
+            assert not self.can_be_granted(asker.spec) or self.may_be_held(asker.spec)
             assert self.has_hope(asker.spec)
 
     @invariant()

@@ -1,5 +1,7 @@
 """Who can do the same work, and what waits for them."""
 
+import math
+
 import pytest
 
 from core.fleet import T2I, T2V, Asker, url, worker_id
@@ -164,3 +166,24 @@ def test_a_line_can_be_served_when_its_first_ticket_can_be_granted(
     its = lane(station("a", cap=1, load=load))
     avoid = frozenset({worker_id("a")}) if avoided else frozenset()
     assert its.can_grant(avoid, creates_job=creates_job) is can
+
+
+def test_a_lane_knows_how_much_waits_and_how_much_it_has_given_out() -> None:
+    its = lane()
+    first, second, third = (ticket(n, WorkSpec(cost_mpx_steps=cost)) for n, cost in enumerate((5.0, 7.0, 1.0)))
+    for one in (first, second):
+        its.line_up(one)
+    assert (its.waiting, its.given_out) == (12.0, 0.0)
+    its.grant(first)
+    its.line_up(third)
+    its.step_out(second)
+    assert (its.waiting, its.given_out) == (1.0, 5.0)
+    # Overdue once twice the work that waited before it has been given out; the third came when 5 had been.
+    assert [one.due_at for one in (first, second, third)] == [0.0, 10.0, 5.0 + 2 * 7.0]
+
+
+def test_work_that_failed_elsewhere_is_overdue_at_once() -> None:
+    its, retry = lane(), ticket(1, WorkSpec(avoid=frozenset({worker_id("a")})))
+    its.line_up(ticket(2, WorkSpec(cost_mpx_steps=5.0)))
+    its.line_up(retry)
+    assert retry.due_at == -math.inf

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
+from math import inf
 from typing import NamedTuple
 
-from sglang_diffusion_routing.core.policies import Policy
+from sglang_diffusion_routing.core.line import PATIENCE, Line, make_line
+from sglang_diffusion_routing.core.policies import Policy, soonest
 from sglang_diffusion_routing.core.station import LoadBuckets, Station
 from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, WorkerId
@@ -84,9 +86,10 @@ class Lane:
 
     free: stations with room. full: those without. sleepers: asleep, for what may go there.
     hope: number of stations worth waiting for.
+    waiting: work of all tickets; given_out: of all that were granted. In megapixel-steps.
     """
 
-    __slots__ = ("free", "full", "hope", "key", "lines", "policy", "sleepers")
+    __slots__ = ("free", "full", "given_out", "hope", "key", "lines", "policy", "sleepers", "waiting")
 
     def __init__(self, key: LaneKey, policy: Policy) -> None:
         self.key = key
@@ -95,7 +98,9 @@ class Lane:
         self.full = LoadBuckets()
         self.sleepers: OrderedDict[Station, None] = OrderedDict()
         self.hope = 0
-        self.lines: dict[LineKey, OrderedDict[Ticket, None]] = {}
+        self.lines: dict[LineKey, Line] = {}
+        self.waiting = 0.0
+        self.given_out = 0.0
 
     # Stations. The lane is told of every change of an open station's load.
 
@@ -135,13 +140,21 @@ class Lane:
         else:
             self.free.fallen(station)
 
-    def choose(self, avoid: AbstractSet[WorkerId], *, creates_job: bool) -> Station | None:
-        """Give the station for such work, None if it has to wait. A job goes to the least loaded, full or not."""
+    def choose(
+        self, avoid: AbstractSet[WorkerId], *, creates_job: bool, cost: float = 0.0, now_s: float = 0.0
+    ) -> Station | None:
+        """Give the station for such work, None if it has to wait. A job goes to the best, full or not."""
         if creates_job:
-            return self.least(avoid)
+            return self._soonest(avoid, cost, now_s) if self.policy.weighs else self.least(avoid)
         if not self.free.size or (avoid and _first(self.free, avoid) is None):
             return None
-        return self.policy.choose(self.free, avoid)
+        return self.policy.choose(self.free, avoid, cost, now_s)
+
+    def _soonest(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
+        free, full = (soonest(stations, avoid, cost, now_s) for stations in (self.free, self.full))
+        if free is None or full is None:
+            return free or full
+        return full if full.finishes_in_s(cost, now_s) < free.finishes_in_s(cost, now_s) else free
 
     def least(self, avoid: AbstractSet[WorkerId]) -> Station | None:
         """Give the open station with the least load, full or not."""
@@ -166,14 +179,29 @@ class Lane:
     # Tickets.
 
     def line_up(self, ticket: Ticket) -> None:
-        self.lines.setdefault(LineKey.of(ticket.spec), OrderedDict())[ticket] = None
+        key, cost = LineKey.of(ticket.spec), ticket.spec.cost_mpx_steps
+        # Work that failed elsewhere has had its turn.
+        ticket.due_at = -inf if ticket.spec.avoid else self.given_out + PATIENCE * self.waiting
+        self.waiting += cost
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = make_line(self.policy.order)
+        line.add(ticket)
 
     def step_out(self, ticket: Ticket) -> None:
         key = LineKey.of(ticket.spec)
         line = self.lines[key]
-        del line[ticket]
+        line.remove(ticket)
+        self.waiting -= ticket.spec.cost_mpx_steps
         if not line:
             del self.lines[key]
+            if not self.lines:
+                self.waiting = 0.0
+
+    def grant(self, ticket: Ticket) -> None:
+        """Let a ticket go to a worker."""
+        self.step_out(ticket)
+        self.given_out += ticket.spec.cost_mpx_steps
 
     def can_grant(self, avoid: AbstractSet[WorkerId], *, creates_job: bool) -> bool:
         """Tell whether work that must not go to `avoid` need not wait."""

@@ -6,13 +6,15 @@ from collections.abc import Callable, Collection, Iterable
 
 from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.demands import Demands
-from sglang_diffusion_routing.core.lane import Lane, LineKey
+from sglang_diffusion_routing.core.experience import Experience
+from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.limits import SchedulerLimits
+from sglang_diffusion_routing.core.matching import Matching
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
 from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.queue import Queue
-from sglang_diffusion_routing.core.speed import Speed, Speeds
+from sglang_diffusion_routing.core.speed import Speed
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
@@ -38,12 +40,11 @@ class Scheduler:
         self._by_id: dict[WorkerId, Station] = {}
         self._demands = Demands(ledger, self._by_id)
         self._prospects = Prospects(self._lanes, self._by_id, self._demands)
-        self._speeds = Speeds()
-        self._noted: WorkSpec | None = None
+        self._matching = Matching(self._demands)
+        self._experience = Experience()
         self._lease_ids = 0
         self._routable: set[Station] = set()
         self._unproven: dict[Station, None] = {}
-        self.costs = CostBook()
         self.live_leases = 0
         self.paused = False
 
@@ -77,6 +78,11 @@ class Scheduler:
         station = self._by_id.get(worker_id)
         return None if station is None else station.answered_s
 
+    @property
+    def costs(self) -> CostBook:
+        """What work usually costs, by route and model."""
+        return self._experience.costs
+
     def speed_of(self, worker_id: WorkerId) -> Speed | None:
         """Give what is learned of a worker's speed; None for one that is not here."""
         station = self._by_id.get(worker_id)
@@ -101,10 +107,12 @@ class Scheduler:
             return self._lease_past_queue(lane, spec, now_s)
         if not self.paused:
             avoid = spec.avoid if spec.min_version is None else self._demands.avoid(spec)
-            station = lane.choose(avoid, creates_job=spec.creates_job)
+            station = lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
             if station is not None:
-                return self._grant(station, spec, now_s, 0.0)
-            if not self._prospects.has_hope(lane, spec.avoid):
+                may_wait = self._queue.met(spec) is None
+                if not may_wait or self._matching.is_worth(lane, station, spec, avoid, now_s):
+                    return self._grant(station, spec, now_s, 0.0)
+            elif not self._prospects.has_hope(lane, spec.avoid):
                 raise self._prospects.in_vain(lane, spec)
         bound = self._queue.met(spec)
         if bound is not None:
@@ -147,7 +155,7 @@ class Scheduler:
             station.load -= 1
             station.work = station.work - lease.spec.cost_mpx_steps if station.load else 0.0
             if result <= Result.SERVER_ERROR:
-                self._learn(station, lease, status, now_s)
+                self._experience.learn(station, lease, status, now_s)
             if station.open:
                 for lane in station.lanes:
                     lane.shrank(station)
@@ -156,25 +164,6 @@ class Scheduler:
         if station.gone and not station.leases:
             self._forget(station)
         return []
-
-    def _learn(self, station: Station, lease: Lease, status: int, now_s: float) -> None:
-        """Take in how long a worker was at a piece of work: it begins one when it is done with the one before."""
-        done_s = now_s if lease.done_s is None else lease.done_s
-        seconds = done_s - max(lease.granted_s, station.done_s)
-        if seconds <= 0.0:
-            return
-        station.done_s = done_s
-        spec, speed = lease.spec, station.speed
-        if not (lease.done_s is not None if spec.creates_job else 200 <= status < 300):
-            return
-        if spec.cost_known:
-            speed.learn(spec.cost_mpx_steps, seconds)
-            if spec is not self._noted:
-                # Most work is like the work before it, and need not be noted twice.
-                self._noted = spec
-                self.costs.note(spec.route, spec.model, spec.cost_mpx_steps)
-        elif speed.per_s:
-            self.costs.note(spec.route, spec.model, seconds * speed.per_s)
 
     def _lease_past_queue(self, lane: Lane, spec: WorkSpec, now_s: float) -> Lease:
         station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
@@ -225,11 +214,11 @@ class Scheduler:
         """Put a worker where it now belongs; False if it is there."""
         station = self._stations.get(worker)
         if station is None:
-            station = Station(worker, self._speeds.of(worker.worker_id, worker.capability.models))
+            station = Station(worker, self._experience.speed_of(worker))
             self._stations[worker] = self._by_id[worker.worker_id] = station
         elif worker.capability.models:
             # A worker that was started anew has not been asked yet, and is most probably what it was.
-            station.speed = self._speeds.of(worker.worker_id, worker.capability.models)
+            station.speed = self._experience.speed_of(worker)
         stands, cap = standing(worker), self._limits.cap_of(worker)
         if self._lanes.belongs(station, standing=stands, cap=cap):
             return False
@@ -244,7 +233,10 @@ class Scheduler:
         return True
 
     def expire(self, now_s: float) -> list[Decision]:
-        """Refuse what has waited to its deadline, or for weights that no worker has come to have."""
+        """Refuse what has waited to its deadline, or for weights that no worker has come to have.
+
+        What was held back for a faster worker is looked at again, for time has passed.
+        """
         decisions: list[Decision] = []
         for ticket in self._queue.due(now_s):
             lane = self._lanes.find(ticket.spec.needs, ticket.spec.model)
@@ -254,7 +246,8 @@ class Scheduler:
             else:
                 self._step_out(ticket)
                 decisions.append(Refused(ticket, error))
-        return decisions
+        held = [lane for lane in self._lanes.all if lane.policy.weighs and lane.lines and lane.free.size]
+        return decisions + self._dispatch(held, now_s) if held else decisions
 
     def pause(self) -> None:
         """Let work wait, whatever the workers do; none is refused while there is room."""
@@ -310,37 +303,20 @@ class Scheduler:
         return self._refuse_hopeless(lanes, removed=removed) + self._dispatch(lanes, now_s)
 
     def _dispatch(self, lanes: Collection[Lane], now_s: float, freed: Station | None = None) -> list[Decision]:
-        """Grant what these lanes can, the earliest ticket first; a line that must wait holds up no other.
+        """Grant what these lanes can.
 
         Args:
             freed: the one station that has come to have room, so that nothing waits for any other.
         """
         decisions: list[Decision] = []
-        while not self.paused:
-            ready = [
-                (next(iter(line)), lane)
-                for lane in lanes
-                for key, line in lane.lines.items()
-                if self._can_grant(lane, key, freed)
-            ]
-            if not ready:
-                break
-            ticket, lane = min(ready, key=_place_in_queue)
-            spec = ticket.spec
-            station = lane.choose(self._demands.avoid(spec), creates_job=spec.creates_job)
-            if station is None:
-                raise AssertionError("a lane that can grant must have a station to choose")
-            lane.step_out(ticket)
+        if self.paused:
+            return decisions
+        for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
+            lane.grant(ticket)
             self._queue.leave(ticket)
-            lease = self._grant(station, spec, now_s, now_s - ticket.enqueued_s)
+            lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
             decisions.append(Granted(ticket, lease))
         return decisions
-
-    def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
-        avoid = self._demands.avoid(key)
-        if freed is None:
-            return lane.can_grant(avoid, creates_job=key.creates_job)
-        return freed.load < freed.cap and freed.worker.worker_id not in avoid
 
     def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
         decisions: list[Decision] = []
@@ -353,7 +329,3 @@ class Scheduler:
                     gone = NoRoutableWorker(self._lanes.by_status(lane)) if removed else None
                     decisions.append(Refused(ticket, gone or self._prospects.in_vain(lane, ticket.spec)))
         return decisions
-
-
-def _place_in_queue(ready: tuple[Ticket, Lane]) -> int:
-    return ready[0].sequence

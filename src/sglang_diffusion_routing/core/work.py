@@ -132,9 +132,12 @@ class Lease:
 
 
 class Ticket:
-    """A place in the queue."""
+    """A place in the queue.
 
-    __slots__ = ("enqueued_s", "sequence", "spec", "waiter", "waiting")
+    due_at: work that its lane has given out, in megapixel-steps, when it has waited long enough.
+    """
+
+    __slots__ = ("due_at", "enqueued_s", "sequence", "spec", "waiter", "waiting")
 
     def __init__(self, spec: WorkSpec, waiter: Waiter, enqueued_s: float, sequence: int) -> None:
         self.spec = spec
@@ -142,6 +145,7 @@ class Ticket:
         self.enqueued_s = enqueued_s
         self.sequence = sequence
         self.waiting = True
+        self.due_at = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,10 @@ KIB, MIB = 2**10, 2**20
 
 
 class RoutingAlgorithm(StrEnum):
-    """How one of several free workers is chosen."""
+    """What is next of the work that waits, and which of several workers gets it (docs/scheduling.md)."""
 
+    LEAST_WORK = "least-work"
+    LONGEST_FIRST = "longest-first"
     LEAST_REQUEST = "least-request"
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
@@ -107,7 +109,7 @@ class Settings(BaseModel):
     )
 
     routing_algorithm: RoutingAlgorithm = _setting(
-        "Routing", RoutingAlgorithm.LEAST_REQUEST, "how one of several free workers is chosen"
+        "Routing", RoutingAlgorithm.LEAST_WORK, "what waits next, and which of several workers gets it"
     )
     max_concurrency_per_worker: Count = _setting(
         "Routing",

@@ -7,6 +7,7 @@ from sglang_diffusion_routing.core.lane import Lane, LaneKey
 from sglang_diffusion_routing.core.limits import NO_CAP
 from sglang_diffusion_routing.core.policies import Chance, make_policy
 from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 
 
@@ -17,27 +18,45 @@ class Rooms:
         self.lane = Lane(LaneKey(frozenset(), frozenset()), make_policy(policy, rng))
         self.stations: dict[str, Station] = {}
         self._cap = cap or NO_CAP
+        self._leases = 0
+        self.now_s = 0.0
 
-    def enter(self, name: str, load: int = 0) -> None:
+    def enter(self, name: str, load: int = 0, speed: float = 0.0) -> None:
+        """speed: what was learned of it, in megapixel-steps per second; 0 for nothing."""
         if name in self.stations:
             return
         station = self.stations[name] = Station(Worker(worker_id(name), url(name), 1, registered_s=0.0))
-        station.cap, station.load = self._cap, load
+        station.cap = self._cap
+        if speed:
+            station.speed.learn(speed, 1.0)
+        for _ in range(load):
+            self._begin(station)
         self.lane.add(station)
 
     def leave(self, name: str) -> None:
         self.lane.remove(self.stations.pop(name))
 
-    def choose(self, *avoid: str) -> str:
+    def choose(self, *avoid: str, cost: float = 1.0, job: bool = False) -> str:
         """Choose, and give the work."""
-        station = self.lane.choose(frozenset(worker_id(name) for name in avoid), creates_job=False)
+        avoided = frozenset(worker_id(name) for name in avoid)
+        station = self.lane.choose(avoided, creates_job=job, cost=cost, now_s=self.now_s)
         assert station is not None
-        station.load += 1
+        self._begin(station, cost)
         self.lane.grew(station)
         return station.worker.url.host
+
+    def _begin(self, station: Station, cost: float = 1.0) -> None:
+        self._leases += 1
+        spec = WorkSpec(cost_mpx_steps=cost)
+        station.leases[self._leases] = Lease(self._leases, station.worker, spec, self.now_s, 0.0)
+        station.load += 1
+        station.work += cost
 
     def end(self, name: str) -> None:
         """A piece of work ends."""
         station = self.stations[name]
+        lease = station.leases.pop(next(iter(station.leases)))
         station.load -= 1
+        station.work -= lease.spec.cost_mpx_steps
+        station.done_s = self.now_s
         self.lane.shrank(station)

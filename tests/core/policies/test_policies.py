@@ -5,13 +5,14 @@ import random
 import pytest
 
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, POLICIES, make_policy
+from sglang_diffusion_routing.settings import RoutingAlgorithm, Settings
 
 pytestmark = pytest.mark.core
 
 
 def test_the_names_are_those_of_the_command_line() -> None:
-    assert list(POLICIES) == ["least-request", "round-robin", "random", "power-of-two"]
-    assert DEFAULT_POLICY == "least-request"
+    assert list(POLICIES) == [algorithm.value for algorithm in RoutingAlgorithm]
+    assert Settings().routing_algorithm.value == DEFAULT_POLICY == "least-work"
 
 
 @pytest.mark.parametrize("name", POLICIES)

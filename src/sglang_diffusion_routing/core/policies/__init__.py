@@ -1,18 +1,21 @@
-"""Which of the workers that have room gets the next piece of work: one rule a file."""
+"""Which piece of work is next, and which worker gets it: one rule a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from sglang_diffusion_routing.core.policies.least_request import LeastRequest
+from sglang_diffusion_routing.core.policies.least_work import LeastWork, LongestFirst, soonest
 from sglang_diffusion_routing.core.policies.policy import Chance, Policy
 from sglang_diffusion_routing.core.policies.power_of_two import PowerOfTwo
 from sglang_diffusion_routing.core.policies.random import Random
 from sglang_diffusion_routing.core.policies.round_robin import RoundRobin
 
-__all__ = ["DEFAULT_POLICY", "POLICIES", "Chance", "Policy", "make_policy"]
+__all__ = ["DEFAULT_POLICY", "POLICIES", "Chance", "Policy", "make_policy", "soonest"]
 
 POLICIES: Mapping[str, Callable[[Chance], Policy]] = {
+    "least-work": LeastWork,
+    "longest-first": LongestFirst,
     "least-request": LeastRequest,
     "round-robin": RoundRobin,
     "random": Random,
@@ -20,7 +23,7 @@ POLICIES: Mapping[str, Callable[[Chance], Policy]] = {
 }
 """By the names of `--routing-algorithm`."""
 
-DEFAULT_POLICY = "least-request"
+DEFAULT_POLICY = "least-work"
 
 
 def make_policy(name: str, rng: Chance) -> Policy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
+from sglang_diffusion_routing.core.line import Order
 from sglang_diffusion_routing.core.policies.policy import Chance
 from sglang_diffusion_routing.core.policies.seats import Seats
 from sglang_diffusion_routing.core.station import LoadBuckets, Station
@@ -18,6 +19,8 @@ class PowerOfTwo:
     """
 
     __slots__ = ("_rng", "_seats")
+    order = Order.ARRIVAL
+    weighs = False
 
     def __init__(self, rng: Chance) -> None:
         self._rng = rng
@@ -29,7 +32,7 @@ class PowerOfTwo:
     def left(self, station: Station) -> None:
         self._seats.remove(station)
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId]) -> Station:
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
         stations = self._seats.without(avoid)
         first = int(self._rng.random() * len(stations))
         if len(stations) == 1:

@@ -1,0 +1,130 @@
+"""The order of tickets that wait for the same: by arrival, or the longest first."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import Enum
+from math import inf
+from operator import itemgetter
+
+from sglang_diffusion_routing.core.work import Ticket
+
+PATIENCE = 2.0
+"""A ticket is overdue when this times the work has been given out that had to be by arrival order."""
+
+
+class Order(Enum):
+    """Which of the tickets that can be granted is next."""
+
+    ARRIVAL = "arrival"
+    LONGEST_AGED = "longest, with ageing"
+    LONGEST = "longest"
+
+
+Rank = tuple[float, float, int]
+"""Of two tickets in different lines, the one with the lower rank is next; no two have the same."""
+
+
+class Line:
+    """Tickets in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._tickets: OrderedDict[Ticket, None] = OrderedDict()
+        self._held: dict[Ticket, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._tickets)
+
+    def add(self, ticket: Ticket) -> None:
+        self._tickets[ticket] = None
+
+    def remove(self, ticket: Ticket) -> None:
+        del self._tickets[ticket]
+        self._held.pop(ticket, None)
+
+    def hold(self, ticket: Ticket, until_s: float) -> None:
+        """Keep a ticket from a worker that has room, at most until this instant, or until another one named before."""
+        self._held.setdefault(ticket, until_s)
+
+    def held_too_long(self, now_s: float) -> Ticket | None:
+        """Give a ticket that may not be kept back any longer, the one that was kept back first."""
+        return next((ticket for ticket, until_s in self._held.items() if until_s <= now_s), None)
+
+    def head(self, given_out: float) -> Ticket:
+        """Give the ticket that is next.
+
+        Args:
+            given_out: work that the lane has given out so far, in megapixel-steps: the clock by which tickets age.
+        """
+        return next(iter(self._tickets))
+
+    def rank(self, ticket: Ticket, given_out: float) -> Rank:
+        return (0.0, 0.0, ticket.sequence)
+
+    def longest_within(self, cost: float) -> Ticket | None:
+        """Give the longest ticket of at most this much work, in megapixel-steps."""
+        return max((t for t in self if t.spec.cost_mpx_steps <= cost), key=_length, default=None)
+
+
+class LongestLine(Line):
+    """The longest ticket is next, unless one is overdue.
+
+    Work that begins last is what the batch's end waits for, so it should be short (Graham, "Bounds on Multiprocessing
+    Timing Anomalies", 1969: at most 4/3 of the shortest makespan on equal workers, where arrival order may take 2).
+
+    aged: whether a ticket can be overdue. It is once the lane has given out `PATIENCE` times the work that waited
+    before it when it came; arrival order would have given out that work once. Tickets that were overdue before x had
+    at most x / 2 of work, so none of them waits for more than the longest piece on top of its double.
+    """
+
+    def __init__(self, *, aged: bool) -> None:
+        super().__init__()
+        self._aged = aged
+        self._by_length: list[tuple[float, int, Ticket]] = []
+        self._by_due: list[tuple[float, int, Ticket]] = []
+
+    def add(self, ticket: Ticket) -> None:
+        super().add(ticket)
+        insort(self._by_length, (ticket.spec.cost_mpx_steps, -ticket.sequence, ticket), key=_place)
+        if self._aged:
+            insort(self._by_due, (ticket.due_at, ticket.sequence, ticket), key=_place)
+
+    def remove(self, ticket: Ticket) -> None:
+        super().remove(ticket)
+        place = bisect_left(self._by_length, (ticket.spec.cost_mpx_steps, -ticket.sequence), key=_place)
+        del self._by_length[place]
+        if self._aged:
+            place = bisect_left(self._by_due, (ticket.due_at, ticket.sequence), key=_place)
+            del self._by_due[place]
+
+    def head(self, given_out: float) -> Ticket:
+        if self._by_due and self._by_due[0][0] <= given_out:
+            return self._by_due[0][2]
+        return self._by_length[-1][2]
+
+    def rank(self, ticket: Ticket, given_out: float) -> Rank:
+        if self._aged and ticket.due_at <= given_out:
+            return (-inf, ticket.due_at, ticket.sequence)
+        return (-ticket.spec.cost_mpx_steps, 0.0, ticket.sequence)
+
+    def longest_within(self, cost: float) -> Ticket | None:
+        place = bisect_right(self._by_length, cost, key=itemgetter(0))
+        return self._by_length[place - 1][2] if place else None
+
+
+def make_line(order: Order) -> Line:
+    """Make an empty line of this order."""
+    return Line() if order is Order.ARRIVAL else LongestLine(aged=order is Order.LONGEST_AGED)
+
+
+def _place(entry: tuple[float, int, Ticket]) -> tuple[float, int]:
+    return entry[0], entry[1]
+
+
+def _length(ticket: Ticket) -> tuple[float, int]:
+    return ticket.spec.cost_mpx_steps, -ticket.sequence

@@ -1,0 +1,93 @@
+"""Which of what waits is next, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from sglang_diffusion_routing.core.demands import Demands
+from sglang_diffusion_routing.core.holding import largest_worth
+from sglang_diffusion_routing.core.lane import Lane, LineKey
+from sglang_diffusion_routing.core.line import Rank
+from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.work import Ticket, WorkSpec
+from sglang_diffusion_routing.core.worker import WorkerId
+
+
+class Match(NamedTuple):
+    """A ticket and the station that it goes to."""
+
+    ticket: Ticket
+    lane: Lane
+    station: Station
+
+
+class Matching:
+    """Finds one match after the other, by the order and the choice of the lanes' policy."""
+
+    def __init__(self, demands: Demands) -> None:
+        self._demands = demands
+
+    def matches(self, lanes: Collection[Lane], freed: Station | None, now_s: float) -> Iterable[Match]:
+        """Give what these lanes can grant, the next ticket first; a line that must wait holds up no other.
+
+        Each match is to be carried out before the next one is asked for.
+
+        Args:
+            freed: the one station that has come to have room, so that nothing waits for any other.
+        """
+        held: set[tuple[Lane, LineKey]] = set()
+        while True:
+            ready: list[tuple[Rank, Ticket, Lane, LineKey]] = []
+            for lane in lanes:
+                for key, line in lane.lines.items():
+                    if (lane, key) not in held and self._can_grant(lane, key, freed):
+                        ticket = line.head(lane.given_out)
+                        ready.append((line.rank(ticket, lane.given_out), ticket, lane, key))
+            if not ready:
+                return
+            _, ticket, lane, key = min(ready)
+            match = self._match(ticket, lane, key, now_s)
+            if match is None:
+                held.add((lane, key))
+            else:
+                yield match
+
+    def is_worth(
+        self, lane: Lane, station: Station, spec: WorkSpec, avoid: AbstractSet[WorkerId], now_s: float
+    ) -> bool:
+        """Tell whether work that has just come should go to a station with room, and not wait for a faster one."""
+        if not _may_hold(lane, spec):
+            return True
+        return spec.cost_mpx_steps <= largest_worth(lane, station, avoid, spec.cost_mpx_steps, now_s)
+
+    def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
+        avoid = self._demands.avoid(key)
+        if freed is None or lane.policy.weighs:
+            # Where work may be held back, others than the one that was freed have room too.
+            return lane.can_grant(avoid, creates_job=key.creates_job)
+        return freed.load < freed.cap and freed.worker.worker_id not in avoid
+
+    def _match(self, ticket: Ticket, lane: Lane, key: LineKey, now_s: float) -> Match | None:
+        """Match the ticket that is next in a line, or another one of it that its station is worth; None if none is."""
+        spec = ticket.spec
+        avoid, cost = self._demands.avoid(spec), spec.cost_mpx_steps
+        station = lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
+        if station is None:
+            raise AssertionError("a lane that can grant must have a station to choose")
+        if not _may_hold(lane, spec):
+            return Match(ticket, lane, station)
+        limit = largest_worth(lane, station, avoid, None, now_s)
+        if cost <= limit:
+            return Match(ticket, lane, station)
+        line = lane.lines[key]
+        # Whatever becomes of the others, nothing is kept back for longer than this station would have needed for it.
+        line.hold(ticket, now_s + station.finishes_in_s(cost, now_s))
+        other = line.held_too_long(now_s) or line.longest_within(limit)
+        return None if other is None else Match(other, lane, station)
+
+
+def _may_hold(lane: Lane, spec: WorkSpec) -> bool:
+    """Tell whether work may wait although a worker has room: only for one that is busy now, and never a job."""
+    return lane.policy.weighs and lane.full.size > 0 and not spec.creates_job

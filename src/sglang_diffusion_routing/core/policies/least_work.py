@@ -1,0 +1,62 @@
+"""The worker that will have finished the work first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from math import inf
+
+from sglang_diffusion_routing.core.line import Order
+from sglang_diffusion_routing.core.policies.policy import Chance
+from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.worker import WorkerId
+
+LOOK = 16
+"""Workers that are compared, those with the fewest pieces of work first: a choice costs the same with a thousand."""
+
+
+class LeastWork:
+    """argmin over workers of (work in flight + this work) / speed, in seconds.
+
+    Work in flight, in megapixel-steps, is that of all pieces on the worker less what of the first must be done by now;
+    speed, in megapixel-steps per second, is what was learned of the worker (`core/speed.py`). A tie goes to the worker
+    whose number of pieces has been what it is for the longest time.
+    """
+
+    __slots__ = ()
+    order = Order.LONGEST_AGED
+    weighs = True
+
+    def __init__(self, rng: Chance) -> None:
+        """Chance plays no part."""
+
+    def entered(self, station: Station) -> None:
+        """The order by load is all that is needed."""
+
+    def left(self, station: Station) -> None:
+        """The order by load is all that is needed."""
+
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
+        chosen = soonest(free, avoid, cost, now_s)
+        assert chosen is not None
+        return chosen
+
+
+class LongestFirst(LeastWork):
+    """As least-work, for batches of which only the end counts: the longest is next however long others have waited."""
+
+    __slots__ = ()
+    order = Order.LONGEST
+
+
+def soonest(stations: Iterable[Station], avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
+    """Give the station of the first `LOOK` that will have finished work of this cost first; None if there is none."""
+    chosen, chosen_s = None, inf
+    if avoid:
+        stations = (station for station in stations if station.worker.worker_id not in avoid)
+    for station in islice(stations, LOOK):
+        takes_s = station.finishes_in_s(cost, now_s)
+        if takes_s < chosen_s:
+            chosen, chosen_s = station, takes_s
+    return chosen
