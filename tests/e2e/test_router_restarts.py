@@ -67,7 +67,6 @@ class World:
     jobs: dict[str, Video] = field(default_factory=dict)
     removed_now: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
-    unproven: int = 0
 
     def __post_init__(self) -> None:
         self.known = {worker.url: Known() for worker in self.workers}
@@ -240,11 +239,6 @@ class World:
 
     async def settled(self) -> None:
         """Wait until whoever should serve does, on the fleet's weights."""
-        groups = (await self._get("/weights"))["groups"].values()
-        if any(group["unproven"] and group["checksums"] is None for group in groups):
-            # It died before a worker had said what the target's checksums are: nobody can prove to have them.
-            self.unproven += 1
-            await self._eventually(self._refit_or_not, bool)
 
         async def out() -> list[Any]:
             workers = (await self._get("/workers"))["workers"]
@@ -253,12 +247,6 @@ class World:
             return [[worker[name] for name in sorted(names)] for worker in workers if worker["status"] not in still]
 
         await self._eventually(out, lambda found: not found)
-
-    async def _refit_or_not(self) -> bool:
-        """Refit, as a trainer does that is told that nobody serves; a sleeping fleet is woken for it."""
-        await self.wake()
-        answer = await self.trainer.refit("disk refit", "drain", self.workers)
-        return answer is not None and answer.was_taken
 
     async def _get(self, path: str) -> Any:
         reply = await self.client.get(self.router.url + path)
