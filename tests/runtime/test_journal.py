@@ -1,7 +1,15 @@
 import structlog
 
-from sglang_diffusion_routing.core.events import ProbeFailed, ProbeSucceeded, RemovalRequested
+from sglang_diffusion_routing.core.events import (
+    CommandSucceeded,
+    ProbeFailed,
+    ProbeSucceeded,
+    RefitOpened,
+    RefitRequested,
+    RemovalRequested,
+)
 from sglang_diffusion_routing.core.health import ProbeFailure
+from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from support.fleet import RecordingFleet
 
 
@@ -29,3 +37,20 @@ async def test_a_worker_that_comes_back_is_new() -> None:
     with structlog.testing.capture_logs() as lines:
         fleet.join("http://a:1")
     assert [line["before"] for line in lines] == [None, "joining"]
+
+
+async def test_the_steps_of_a_fleets_refit_are_no_news_and_its_end_is() -> None:
+    fleet = RecordingFleet()
+    worker = fleet.join("http://a:1")
+    with structlog.testing.capture_logs() as lines:
+        step = Step(StepKind.DISK, "v1", "/update_weights_from_disk")
+        fleet.apply(RefitOpened(frozenset({"m"}), "r", "v1", Mode.DRAIN, step))
+        fleet.apply(RefitRequested(worker.worker_id, "r", "v1"))
+        assert worker.command_id is not None
+        fleet.apply(CommandSucceeded(worker.worker_id, worker.command_id))
+    assert [(line["log_level"], line["before"], line["now"]) for line in lines] == [
+        ("debug", "active", "stale"),
+        ("debug", "stale", "draining"),
+        ("debug", "draining", "updating"),
+        ("info", "updating", "active"),
+    ]
