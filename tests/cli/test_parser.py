@@ -1,8 +1,11 @@
 """Tests of the parser's one sentence for each bad argument."""
 
+import argparse
+from pathlib import Path
+
 import pytest
 
-from sglang_diffusion_routing.cli.parser import Parser
+from sglang_diffusion_routing.cli.parser import Parser, between, made
 from sglang_diffusion_routing.errors import BadSetting
 
 pytestmark = pytest.mark.core
@@ -34,3 +37,16 @@ def test_a_bad_argument_is_named(words: list[str], sentence: str) -> None:
     with pytest.raises(BadSetting) as caught:
         parser().parse(words)
     assert caught.value.message == sentence
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    taken = tmp_path / "file"
+    taken.touch()
+    with pytest.raises(BadSetting, match="file/out cannot be written: Not a directory"):
+        made(taken / "out")
+
+
+@pytest.mark.parametrize("text", ["0", "17", "1.5", "-1", "one", "٣"])
+def test_a_number_out_of_bounds_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number from 1 to 16, not "):
+        between(1, 16)(text)

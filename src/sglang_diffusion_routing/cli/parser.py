@@ -2,7 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sglang_diffusion_routing.errors import BadSetting
@@ -42,3 +43,30 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         close = difflib.get_close_matches(word, flags, n=1)
         raise BadSetting(word, f"is no flag of {self.prog}" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+def between(low: int, high: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers within bounds."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not low <= int(text[:20]) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    return read
+
+
+def made(folder: Path) -> Path:
+    """Make the folder that --out names, and see that it can be written.
+
+    Raises:
+        BadSetting: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadSetting(f"--out {folder}", f"cannot be written: {error.strerror or error}") from None
+    return folder.resolve()

@@ -11,7 +11,7 @@ import pytest
 from sglang_diffusion_routing.cli import demo
 from sglang_diffusion_routing.cli.demo.checks import Verdict
 from sglang_diffusion_routing.cli.demo.loop import CallFailed
-from sglang_diffusion_routing.cli.demo.processes import RouterFailed
+from sglang_diffusion_routing.cli.processes import RouterFailed
 
 pytestmark = pytest.mark.core
 

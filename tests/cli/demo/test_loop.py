@@ -16,8 +16,8 @@ from rich.console import Console
 
 from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CHECKPOINTS, CallFailed, Loop
 from sglang_diffusion_routing.cli.demo.options import Options
-from sglang_diffusion_routing.cli.demo.processes import Usage
 from sglang_diffusion_routing.cli.demo.report import Report
+from sglang_diffusion_routing.cli.processes import Usage
 from sglang_diffusion_routing.sim.tensors import packed
 from sglang_diffusion_routing.sim.weights import load_modules, module_checksum, write_checkpoint
 

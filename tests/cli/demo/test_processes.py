@@ -1,39 +1,16 @@
 """Tests of the demo's processes."""
 
-import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from sglang_diffusion_routing.cli.demo import processes
-from sglang_diffusion_routing.cli.demo.processes import RouterFailed, RouterProcess, Usage
-
-
-@pytest.mark.core
-def test_usage_is_read_from_the_system() -> None:
-    before = Usage.of(os.getpid())
-    spin_until_s = time.process_time() + 0.05
-    while time.process_time() < spin_until_s:
-        pass
-    after = Usage.of(os.getpid())
-    assert 0.02 <= after.cpu_s - before.cpu_s < 5
-    assert 5e6 < after.rss_bytes <= after.peak_rss_bytes < 64e9
 
 
 @pytest.mark.core
 def test_workers_are_named_by_letters() -> None:
     assert [processes.name_of(index) for index in (0, 1, 15)] == ["A", "B", "P"]
-
-
-@pytest.mark.e2e
-def test_a_router_that_does_not_start_is_reported_and_ended(tmp_path: Path) -> None:
-    router = RouterProcess(["ftp://nowhere"], tmp_path / "router.log")
-    with pytest.raises(RouterFailed, match="did not start"):
-        router.start()
-    router.close()
-    assert "--worker-urls" in (tmp_path / "router.log").read_text()
 
 
 @pytest.mark.e2e

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from sglang_diffusion_routing.cli.demo.checks import Verdict
-from sglang_diffusion_routing.cli.demo.processes import Usage
 from sglang_diffusion_routing.cli.demo.report import Report, Timed, write_samples
 from sglang_diffusion_routing.cli.demo.rollout import Sample
+from sglang_diffusion_routing.cli.processes import Usage
 
 pytestmark = pytest.mark.core
 

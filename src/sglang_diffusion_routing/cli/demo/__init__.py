@@ -9,9 +9,10 @@ from rich.console import Console
 
 from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CALL_TIMEOUT_S, CHECKPOINTS, CallFailed, Loop
 from sglang_diffusion_routing.cli.demo.options import Options, parse
-from sglang_diffusion_routing.cli.demo.processes import Fleet, RouterFailed, running
+from sglang_diffusion_routing.cli.demo.processes import Fleet, running
 from sglang_diffusion_routing.cli.demo.report import Report
 from sglang_diffusion_routing.cli.demo.rollout import RolloutFailed
+from sglang_diffusion_routing.cli.processes import RouterFailed
 from sglang_diffusion_routing.sim.process import SimFailedToStart
 from sglang_diffusion_routing.sim.weights import load_modules, module_checksum, write_checkpoint
 

@@ -1,121 +1,16 @@
-"""The processes of the demo: simulated workers and the router, all of them gone at its end."""
+"""The processes of the demo: simulated workers, one of them slow, and the router in front of them."""
 
-import os
-import re
-import select
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from sglang_diffusion_routing.cli.processes import RouterProcess, ending, start_workers
 from sglang_diffusion_routing.sim.process import SimProcess
 
-LISTENING = re.compile(rb"listening on (http://\S+:\d+)\s")
-START_S = 20.0
-STOP_S = 5.0
 SECONDS_PER_MPX_STEP = 0.24
 """What Qwen-Image takes on an H100 for one denoising step of one megapixel."""
-
-
-class RouterFailed(RuntimeError):
-    """The router did not start, or ended early."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a process has used: CPU seconds since its start, resident bytes now and at most."""
-
-    cpu_s: float
-    rss_bytes: int
-    peak_rss_bytes: int
-
-    @classmethod
-    def of(cls, pid: int) -> "Usage":
-        """Read the usage of a running process from /proc (proc(5))."""
-        # The command in field 2 may hold blanks; what is behind its parenthesis starts with field 3.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return cls(
-            cpu_s=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
-            rss_bytes=int(status["VmRSS"].split()[0]) * 1024,
-            peak_rss_bytes=int(status["VmHWM"].split()[0]) * 1024,
-        )
-
-
-class RouterProcess:
-    """`sglang-d-router` on a free port of this machine, with its log in a file."""
-
-    def __init__(self, worker_urls: Sequence[str], log: Path) -> None:
-        self._worker_urls = worker_urls
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = ""
-
-    @property
-    def pid(self) -> int:
-        """Give the process id; it has been started."""
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it and wait until it listens.
-
-        Raises:
-            RouterFailed: it ended or did not listen in time.
-        """
-        words = ["--host", "127.0.0.1", "--port", "0", "--worker-urls", *self._worker_urls]
-        source = str(Path(__file__).resolve().parents[3])
-        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "sglang_diffusion_routing", *words],
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for the demo, which ends the others in order
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        self.url = self._await_listening()
-
-    def _await_listening(self) -> str:
-        """Read its standard output until it says where it listens."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        output = self._process.stdout.fileno()
-        deadline_s = time.monotonic() + START_S
-        said = b""
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            readable, _, _ = select.select([output], [], [], left_s)
-            part = os.read(output, 4096) if readable else b""
-            said += part
-            if listening := LISTENING.search(said):
-                return listening[1].decode()
-            if not part:
-                break
-        raise RouterFailed("the router did not start")
-
-    def usage(self) -> Usage:
-        """Tell what it has used so far."""
-        return Usage.of(self.pid)
-
-    def close(self) -> None:
-        """End it: asked first, killed when it does not follow."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +36,10 @@ def running(workers: int, model_path: Path, log: Path) -> Iterator[Fleet]:
         for index, speed in enumerate(speeds)
     ]
     started_s = time.monotonic()
-    with ExitStack() as stack:
-        stack.enter_context(_signals_as_exceptions())
-        for sim in sims:
-            stack.callback(sim.close)
-        # Leaving the pool's block waits for every start, so no worker appears after the clean-up.
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            list(pool.map(lambda sim: sim.start(), sims))
+    with ending() as stack:
+        start_workers(stack, sims)
         router = RouterProcess([sim.url for sim in sims], log)
         stack.callback(router.close)
-        stack.callback(_ignore_signals)
         router.start()
         yield Fleet(tuple(sims), tuple(speeds), router, time.monotonic() - started_s)
 
@@ -158,26 +47,3 @@ def running(workers: int, model_path: Path, log: Path) -> Iterator[Fleet]:
 def name_of(index: int) -> str:
     """Name a worker by a letter: A, B, C."""
     return chr(ord("A") + index)
-
-
-@contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, and put all handlers back at the end."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals() -> None:
-    """Let an impatient second Ctrl-C not cut the clean-up short; it is bounded in time."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)

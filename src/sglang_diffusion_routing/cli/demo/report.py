@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sglang_diffusion_routing.cli.demo.checks import Group, Verdict
-from sglang_diffusion_routing.cli.demo.processes import Usage
+from sglang_diffusion_routing.cli.processes import Usage
 
 LABEL_CHARS = 10
 
