@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.fleet import url, worker_id
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
+from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 
 pytestmark = pytest.mark.core
@@ -80,3 +81,44 @@ def test_it_is_a_list_sorted_by_load_and_then_by_arrival(steps: list[tuple[str, 
         assert list(buckets) == expected
         assert buckets.size == len(expected)
         assert not expected or buckets.first() is expected[0]
+        sampled = {
+            load: [one for one in expected if one.load == load] for load in dict.fromkeys(o.load for o in expected)
+        }
+        assert list(buckets.sample(Look(2, 3))) == [one for alike in sampled.values() for one in alike[:2]][:3]
+
+
+def busy(*pieces: tuple[float, float], speed: float = 1.0, done_s: float = 0.0, skips: bool = False) -> Station:
+    """A station with pieces of work: (cost, instant of the grant)."""
+    made = station("a")
+    made.speed.learn(speed, 1.0)
+    made.done_s = done_s
+    for number, (cost, granted_s) in enumerate(pieces):
+        spec = WorkSpec(cost_mpx_steps=cost, skips_queue=skips and not number)
+        made.leases[number] = Lease(number, made.worker, spec, granted_s, 0.0)
+        if not spec.skips_queue:
+            made.load += 1
+            made.work += cost
+    return made
+
+
+@pytest.mark.parametrize(
+    ("one", "now_s", "backlog"),
+    [
+        (busy(), 5.0, 0.0),
+        (busy((10.0, 0.0)), 4.0, 6.0),
+        (busy((10.0, 0.0)), 40.0, 0.0),
+        (busy((10.0, 0.0), speed=2.0), 4.0, 2.0),
+        (busy((10.0, 0.0), (10.0, 0.0)), 40.0, 10.0),
+        (busy((10.0, 0.0), done_s=3.0), 4.0, 9.0),
+        (busy((5.0, 0.0), (10.0, 0.0), skips=True), 4.0, 10.0),
+    ],
+)
+def test_what_is_left_is_all_work_less_what_of_the_first_must_be_done(
+    one: Station, now_s: float, backlog: float
+) -> None:
+    assert one.backlog(now_s) == pytest.approx(backlog)
+
+
+def test_further_work_is_finished_behind_what_is_left() -> None:
+    assert busy((10.0, 0.0), speed=2.0).finishes_in_s(4.0, now_s=4.0) == pytest.approx(3.0)
+    assert busy(speed=2.0).finishes_in_s(4.0, now_s=4.0) == pytest.approx(2.0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from sglang_diffusion_routing.core.speed import Speed
 from sglang_diffusion_routing.core.work import Lease
@@ -83,6 +84,16 @@ class Station:
         return cost / per_s
 
 
+class Look(NamedTuple):
+    """How many stations are looked at: of the same load, and in all.
+
+    Some of each load, so that fast stations with some work are found behind any number of slow ones without.
+    """
+
+    per_load: int
+    total: int
+
+
 class LoadBuckets:
     """Stations by load; within a load, the one that has stood there longest comes first.
 
@@ -141,6 +152,16 @@ class LoadBuckets:
         """Give all stations, least loaded first."""
         for bucket in self._buckets[self._lowest :]:
             yield from bucket
+
+    def sample(self, look: Look) -> Iterator[Station]:
+        """Give some stations of each load, least loaded first, as many as the look is wide."""
+        left = look.total
+        for bucket in self._buckets[self._lowest :]:
+            if bucket:
+                yield from islice(bucket, min(look.per_load, left))
+                left -= min(look.per_load, len(bucket))
+                if left <= 0:
+                    return
 
     def turn(self, station: Station) -> None:
         """Put a station behind the others of its load."""

@@ -61,3 +61,9 @@ def test_a_job_goes_where_it_will_be_finished_first_full_or_not() -> None:
     assert its.choose(cost=4.0, job=True) == "fast"
     assert its.choose(cost=4.0, job=True) == "fast"
     assert its.choose("fast", cost=4.0, job=True) == "slow"
+
+
+def test_a_fast_worker_with_some_work_is_found_behind_many_slow_ones_without() -> None:
+    its = rooms(**{f"slow{number}": 0.01 for number in range(100)}, fast=100.0)
+    assert its.choose(*(f"slow{number}" for number in range(100)), cost=1.0) == "fast"
+    assert its.choose(cost=1.0) == "fast"

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 
 from sglang_diffusion_routing.core.line import Order
 from sglang_diffusion_routing.core.policies.policy import Chance
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.worker import WorkerId
 
 
@@ -30,7 +30,7 @@ class LeastRequest:
     def left(self, station: Station) -> None:
         """The order by load is all that is needed."""
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
         if not avoid:
             return free.first()
         return next(station for station in free if station.worker.worker_id not in avoid)

@@ -9,11 +9,8 @@ from math import inf
 
 from sglang_diffusion_routing.core.line import Order
 from sglang_diffusion_routing.core.policies.policy import Chance
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.worker import WorkerId
-
-LOOK = 16
-"""Workers that are compared, those with the fewest pieces of work first: a choice costs the same with a thousand."""
 
 
 class LeastWork:
@@ -37,8 +34,8 @@ class LeastWork:
     def left(self, station: Station) -> None:
         """The order by load is all that is needed."""
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
-        chosen = soonest(free, avoid, cost, now_s)
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
+        chosen = soonest(free, avoid, cost, now_s, look)
         assert chosen is not None
         return chosen
 
@@ -50,12 +47,19 @@ class LongestFirst(LeastWork):
     order = Order.LONGEST
 
 
-def soonest(stations: Iterable[Station], avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
-    """Give the station of the first `LOOK` that will have finished work of this cost first; None if there is none."""
+def soonest(
+    stations: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look
+) -> Station | None:
+    """Give the station that will have finished work of this cost first; None if there is none.
+
+    Args:
+        look: how many are compared, so that a choice costs the same with a thousand workers.
+    """
     chosen, chosen_s = None, inf
+    looked_at: Iterable[Station] = stations.sample(look)
     if avoid:
-        stations = (station for station in stations if station.worker.worker_id not in avoid)
-    for station in islice(stations, LOOK):
+        looked_at = islice((station for station in stations if station.worker.worker_id not in avoid), look.total)
+    for station in looked_at:
         takes_s = station.finishes_in_s(cost, now_s)
         if takes_s < chosen_s:
             chosen, chosen_s = station, takes_s

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from sglang_diffusion_routing.core.line import Order
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.worker import WorkerId
 
 
@@ -38,9 +38,10 @@ class Policy(Protocol):
     def left(self, station: Station) -> None:
         """The station is full, or has gone."""
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
         """Give the station for the next piece of work; at least one has room and is not to be avoided.
 
         Args:
             cost: of the work, in megapixel-steps.
+            look: how many stations need be compared.
         """

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from sglang_diffusion_routing.core.line import Order
 from sglang_diffusion_routing.core.policies.policy import Chance
 from sglang_diffusion_routing.core.policies.seats import Seats
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.worker import WorkerId
 
 
@@ -28,6 +28,6 @@ class Random:
     def left(self, station: Station) -> None:
         self._seats.remove(station)
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
         stations = self._seats.without(avoid)
         return stations[int(self._rng.random() * len(stations))]

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from sglang_diffusion_routing.core.line import Order
 from sglang_diffusion_routing.core.policies.policy import Chance
-from sglang_diffusion_routing.core.station import LoadBuckets, Station
+from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.worker import WorkerId
 
 
@@ -28,7 +28,7 @@ class RoundRobin:
     def left(self, station: Station) -> None:
         del self._turns[station]
 
-    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station:
+    def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
         chosen = next(station for station in self._turns if station.worker.worker_id not in avoid)
         self._turns.move_to_end(chosen)
         return chosen
