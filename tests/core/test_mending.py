@@ -613,6 +613,21 @@ def test_a_worker_gets_no_work_while_nobody_knows_why_its_sentinel_ended() -> No
     assert running.lease.live
 
 
+def test_a_worker_is_doubted_from_the_end_of_its_sentinel_and_not_from_the_verdict() -> None:
+    fleet = fleet_of("a")
+    fleet.now_s = 7.0
+    fleet.apply(ev.SentinelEnded(A, 1))
+    fleet.now_s = 7.05
+    fleet.apply(ev.SentinelLost(A, 1, connections=0))
+    assert fleet.worker("a").doubted_s == 7.0
+    fleet.now_s = 9.0
+    fleet.apply(ev.SentinelLost(A, 1, connections=0))
+    assert fleet.worker("a").doubted_s == 9.0
+    fleet.now_s = 11.0
+    fleet.apply(ev.ProbeFailed(A, 1, ProbeFailure.REFUSED))
+    assert fleet.worker("a").doubted_s == 11.0
+
+
 def test_a_worker_that_was_refit_serves_only_while_its_sentinel_stands() -> None:
     fleet = fleet_of("a")
     refit(fleet, "1", "a")

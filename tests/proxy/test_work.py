@@ -7,10 +7,12 @@ import pytest
 
 from http1.peers import FakeWorker, Peer, eventually, turns
 from proxy.world import World, get, post, reply, serve, sized, world
+from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import JobStatus, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.proxy.work import DOUBT_S
 from sglang_diffusion_routing.settings import OnDisconnect
 
 pytestmark = pytest.mark.loopback
@@ -358,6 +360,26 @@ class TestWeights:
         client = await one.ask(post())
         await serve(peer, sized())
         assert (await reply(client))[1][b"x-sglang-router-weight-version"] == b"v1"
+
+    async def test_what_the_next_process_answers_is_not_passed_on(self, two: World) -> None:
+        """The lease was the other's, which died before the connection stood; nobody else knows that yet."""
+        client, stranger, _ = await started(two)
+        number = two.number(stranger)
+        record = two.record(two.workers[number])
+        two.fleet.apply(ev.SentinelEnded(record.worker_id, record.incarnation))
+        await stranger.send(sized(b"on the weights that it started with"))
+        other = await two.accept()
+        assert two.number(other) != number
+        await serve(other, sized(b"ok"))
+        assert (await reply(client))[2] == b"ok"
+
+    async def test_what_comes_over_a_connection_from_before_the_doubt_is_passed_on(self, one: World) -> None:
+        client, peer, _ = await started(one)
+        await asyncio.sleep(DOUBT_S)
+        record = one.record(one.workers[0])
+        one.fleet.apply(ev.SentinelEnded(record.worker_id, record.incarnation))
+        await peer.send(sized(b"late"))
+        assert (await reply(client))[2] == b"late"
 
 
 class TestModel:

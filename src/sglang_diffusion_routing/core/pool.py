@@ -253,13 +253,13 @@ class Pool(Mending):
                 worker.vitals = excused
                 return
             fatal = True
-        self._note_refusal(worker, event.failure)
+        self._note_refusal(worker, event.failure, now_s)
         self._fail(worker, now_s, f"its probe failed: {event.failure.value}", fatal=fatal)
 
     @_seen.register
     def _(self, event: ev.WorkFailed, worker: Worker, now_s: float) -> None:
         if event.failure is not None:
-            self._note_refusal(worker, event.failure)
+            self._note_refusal(worker, event.failure, now_s)
             self._fail(worker, now_s, f"its work failed: {event.failure.value}", fatal=event.failure in FATAL)
         if worker.health is not Health.QUARANTINED:
             self._probe_now(worker, now_s)
@@ -297,11 +297,13 @@ class Pool(Mending):
 
     @_seen.register
     def _(self, event: ev.SentinelEnded, worker: Worker, now_s: float) -> None:
-        worker.watch = Watch.ENDED
+        worker.watch, worker.doubted_s = Watch.ENDED, now_s
         self._touch(worker)
 
     @_seen.register
     def _(self, event: ev.SentinelLost, worker: Worker, now_s: float) -> None:
+        if worker.watch is not Watch.ENDED:
+            worker.doubted_s = now_s
         worker.watch = Watch.NONE
         if event.connections > 0:
             worker.cut = True
@@ -314,10 +316,11 @@ class Pool(Mending):
             self._doubt(worker, now_s)
         self._judge(worker)
 
-    def _note_refusal(self, worker: Worker, failure: ProbeFailure) -> None:
+    def _note_refusal(self, worker: Worker, failure: ProbeFailure, now_s: float) -> None:
         """Take in that nobody listened; with a silent connection, its end will say so if the process is gone."""
         known = worker.vitals.answered or worker.state is WorkerState.SLEEPING
         if failure is ProbeFailure.REFUSED and known and worker.watch is not Watch.STANDS:
+            worker.doubted_s = now_s
             self._perhaps_replaced(worker)
 
     def _perhaps_replaced(self, worker: Worker) -> None:

@@ -113,6 +113,7 @@ class Worker:
     sleep_first: it is awake while the fleet sleeps, and is put to sleep as soon as it answers.
     max_concurrency: its own cap; None for the router's, 0 for no cap.
     updates: rises whenever its weights may have changed; updates_begun: as it stood when the refit under way began.
+    doubted_s: instant at which its process was last found to have ended, or perhaps to have.
     mends: its weights are not current, but will be without anybody's doing; weights_reason: why they are not.
     resync_failures: resyncs that failed since it was last worth trying; resync_due_s: instant of the next.
     resync_error: how the last one failed.
@@ -141,6 +142,7 @@ class Worker:
     restored: bool = False
     updates: int = 0
     updates_begun: int = 0
+    doubted_s: float = float("-inf")
     mends: bool = False
     weights_reason: str = ""
     resync_failures: int = 0

@@ -37,6 +37,8 @@ ID_LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
+DOUBT_S = 0.05
+"""A connection made so shortly before its worker was found to have ended may have been accepted by the next one."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
@@ -66,6 +68,7 @@ class Work(Exchange):
     _timer: asyncio.TimerHandle | None = None
     _tunnel: Tunnel | None = None
     _is_orphan = False
+    _is_retry = False
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
@@ -217,6 +220,23 @@ class Work(Exchange):
             self._sent_s = self._shared.leases.now_s()
         super().start(upstream)
 
+    def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
+        if self.has_clients and self._is_from_a_stranger():
+            self.lease_cancelled("its process has ended")
+            return
+        super().reply_began(head, span, done)
+
+    def _is_from_a_stranger(self) -> bool:
+        """Tell whether another process than the one that got the lease may have answered.
+
+        A worker that dies and is back within milliseconds accepts the connection that was meant for its predecessor,
+        and generates on whatever it has started with.
+        """
+        worker, lease, upstream = self._worker, self._lease, self.upstream
+        if worker is None or lease is None or upstream is None or worker.doubted_s < lease.granted_s:
+            return False
+        return upstream.made_s > worker.doubted_s - DOUBT_S
+
     # what the relay asks
 
     def upstream_head(self) -> bytes:
@@ -265,7 +285,7 @@ class Work(Exchange):
         self._result = result_of(head.status, body)
         if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
             return Held.SEND
-        if not may_retry(Failure.ASLEEP, len(self._killed), self._shared.retry_limits):
+        if not self._may_retry(Failure.ASLEEP):
             return Held.SEND
         self._try_elsewhere(self._result, head.status, None)
         return Held.SWALLOW
@@ -345,11 +365,22 @@ class Work(Exchange):
         assert worker is not None
         self._killed += (str(worker.url),)
         error = UpstreamDied(list(self._killed))
-        if replayable and may_retry(Failure.DIED, len(self._killed), self._shared.retry_limits):
+        if replayable and self._may_retry(Failure.DIED):
             self._try_elsewhere(Result.DIED, 0, error)
         else:
             self._result = Result.DIED
             self.fail(error)
+
+    def _may_retry(self, failure: Failure) -> bool:
+        """Tell whether what a worker has had may go to another; if so, it counts as a retry until its end."""
+        shared = self._shared
+        if not may_retry(failure, len(self._killed), shared.retry_limits):
+            return False
+        if not self._is_retry:
+            scheduler = shared.leases.scheduler
+            self._is_retry = shared.retry_budget.take(scheduler.live_leases + scheduler.queued)
+            shared.counters.retries_over_budget += not self._is_retry
+        return self._is_retry
 
     def _try_elsewhere(self, result: Result, status: int, error: RouterError | None) -> None:
         assert self._worker is not None
@@ -429,6 +460,8 @@ class Work(Exchange):
         self._shared.repeats.forget(self)
         if self._is_orphan:
             self._count_orphan(-1)
+        if self._is_retry:
+            self._shared.retry_budget.give_back()
         if self._ticket is not None:
             self._shared.leases.abandon(self._ticket)
             self._ticket = None
