@@ -83,7 +83,7 @@ def test_while_sending_the_workers_connection_is_closed_and_the_lease_ends(
     leave: Callable[[Client], None], router: RouterProcess, worker: ScriptedWorker, connect: Connect
 ) -> None:
     client = connect()
-    client.send(request(b"POST", b"/rollout/generate", b"Content-Length: 100") + b"part")
+    client.send(request(b"POST", b"/upload", b"Content-Length: 100") + b"part")
     exchange = worker.receive()
     assert exchange.stream.read_exactly(4) == b"part"
     expect_charged(router, worker, 1)
@@ -96,7 +96,7 @@ def test_while_sending_chunks_the_worker_never_sees_their_end(
     router: RouterProcess, worker: ScriptedWorker, connect: Connect
 ) -> None:
     client = connect()
-    client.send(request(b"POST", b"/rollout/generate", b"Transfer-Encoding: chunked") + chunk(b"part"))
+    client.send(request(b"POST", b"/upload", b"Transfer-Encoding: chunked") + chunk(b"part"))
     exchange = worker.receive()
     assert exchange.stream.read_exactly(9) == chunk(b"part")
     client.close()

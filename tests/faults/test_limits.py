@@ -64,7 +64,7 @@ def test_a_worker_that_takes_nothing_is_given_up() -> None:
         Client(router.port) as client,
     ):
         router.wait_until_healthy(1)
-        client.send(request(b"POST", b"/rollout/generate", b"Content-Length: 100000000"))
+        client.send(request(b"POST", b"/upload", b"Content-Length: 100000000"))
         exchange = worker.receive()
         pushing = push(client.sock, 100_000_000)
         eventually_equal(router.in_flight, {worker.url: 0})
