@@ -10,7 +10,7 @@ from sglang_diffusion_routing.core.orders import UNDOES, Precedence, joined, pre
 from sglang_diffusion_routing.core.roster import Roster
 from sglang_diffusion_routing.core.state import COMMANDED, TABLE, Effect, Fate, Move, Trigger, WorkerState
 from sglang_diffusion_routing.core.weights import Unversioned
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Watch, Worker, WorkerId
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, RequestId, Watch, Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict
 
 LEFT_MAX = 4096
@@ -31,6 +31,13 @@ class Transitions(Roster):
         super().__init__(limits, drain_limit_s)
         self._command_ids = 0
         self._left_with: dict[WorkerId, Unversioned] = {}
+
+    def _order(self, trigger: Trigger, request: RequestId | None, drain_limit_s: float | None) -> Order:
+        return Order(
+            trigger,
+            () if request is None else (request,),
+            drain_limit_s=self._drain_limit_s if drain_limit_s is None else drain_limit_s,
+        )
 
     def _ask(self, worker: Worker, order: Order, now_s: float) -> None:
         """Carry out an order, add it to the one under way, or let it wait behind a command.
