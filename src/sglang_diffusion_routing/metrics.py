@@ -74,6 +74,11 @@ REQUESTS = Declared(
 )
 BYTES = Declared("sgld_router_bytes_total", Kind.COUNTER, "body bytes relayed", ("direction",))
 RETRIES = Declared("sgld_router_retries_total", Kind.COUNTER, "requests that were sent to another worker")
+RETRIES_OVER_BUDGET = Declared(
+    "sgld_router_retries_over_budget_total",
+    Kind.COUNTER,
+    "requests that got their worker's failure because too many others were being retried",
+)
 ORPHANS = Declared("sgld_router_orphans", Kind.GAUGE, "requests whose client has left while the worker goes on")
 TUNNELS = Declared("sgld_router_tunnels", Kind.GAUGE, "open WebSocket tunnels")
 CONNECTIONS = Declared("sgld_router_client_connections", Kind.GAUGE, "open client connections")

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ from http1.peers import FakeWorker, Peer, eventually, turns
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import QueueLimits
+from sglang_diffusion_routing.core.retry import BUDGET_SPARE
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import JobStatus, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerUrl
@@ -778,6 +780,58 @@ class TestFailover:
         await peer.send(sized(large, SERVER_ERROR))
         assert (await reply(client))[2] == large
         await two.released((number, Result.SERVER_ERROR, 500))
+
+
+class TestRetryBudget:
+    async def lost(self, world: World, requests: int) -> list[Peer]:
+        """Let the first worker fail this many requests at once while a second one is there."""
+        clients = [await world.ask(post(body=b"%d" % number)) for number in range(requests)]
+        peers = [await world.accept() for _ in clients]
+        for peer in peers:
+            await serve(peer)
+        await world.add_worker()
+        for peer in peers:
+            await peer.close()
+        return clients
+
+    async def test_what_fails_beyond_it_is_told_so_and_the_rest_is_sent_again(self) -> None:
+        async with world(1, cap=0, retry_budget_percent=0) as two:
+            clients = await self.lost(two, BUDGET_SPARE + 2)
+            for _ in range(BUDGET_SPARE):
+                await serve(await two.accept(), sized())
+            statuses = Counter([(await reply(client))[0] for client in clients])
+            assert statuses == {200: BUDGET_SPARE, 502: 2}
+            counters = two.plane.counters
+            assert (counters.retries, counters.retries_over_budget) == (BUDGET_SPARE, 2)
+            ends = [(0, Result.DIED, 0)] * len(clients) + [(1, Result.OK, 200)] * BUDGET_SPARE
+            await two.released(*ends)
+
+    async def test_it_is_there_again_when_they_have_ended(self) -> None:
+        async with world(1, cap=0, retry_budget_percent=0) as two:
+            await self.fail_over(two, BUDGET_SPARE)
+            two.fleet.apply(ev.RemovalRequested(two.workers[1].worker_id, force=True))
+            await self.fail_over(two, BUDGET_SPARE)
+            assert two.plane.counters.retries_over_budget == 0
+
+    async def test_it_grows_with_the_work(self) -> None:
+        async with world(1, cap=0, retry_budget_percent=100) as two:
+            await self.fail_over(two, 3 * BUDGET_SPARE)
+            assert two.plane.counters.retries_over_budget == 0
+
+    async def fail_over(self, world: World, requests: int) -> None:
+        clients = await self.lost(world, requests)
+        for _ in clients:
+            await serve(await world.accept(), sized())
+        assert [(await reply(client))[0] for client in clients] == [200] * requests
+
+    async def test_connections_that_fail_need_none(self) -> None:
+        async with world(2, cap=0, retry_budget_percent=0) as two:
+            two.workers[0].stop()
+            clients = [await two.ask(post()) for _ in range(3 * BUDGET_SPARE)]
+            for _ in clients:
+                await serve(await two.accept(), sized())
+            assert [(await reply(client))[0] for client in clients] == [200] * len(clients)
+            assert two.plane.counters.retries > BUDGET_SPARE
 
 
 class TestStaleConnection:

@@ -78,6 +78,7 @@ def _of_work(counters: DataPlaneCounters) -> m.Samples:
             (("to_clients",), counters.bytes_to_clients),
         ],
         m.RETRIES: _one(counters.retries),
+        m.RETRIES_OVER_BUDGET: _one(counters.retries_over_budget),
         m.ORPHANS: _one(counters.orphans_now),
         m.TUNNELS: _one(counters.tunnels_now),
         m.CONNECTIONS: _one(counters.connections_now),

@@ -8,6 +8,9 @@ from enum import Enum
 # A request that takes two workers down with it is taken to be the reason.
 _DEADLY = 2
 
+BUDGET_SPARE = 10
+"""Retries that may be under way however little else is, so that small fleets lose nothing (Envoy has 3)."""
+
 
 class Failure(Enum):
     """How an attempt failed."""
@@ -53,3 +56,33 @@ def may_retry(failure: Failure, attempts: int, limits: RetryLimits) -> bool:
             return attempts <= limits.retries and attempts < _DEADLY
         case Failure.TIMED_OUT | Failure.STATUS | Failure.BEGUN:
             return False
+
+
+class RetryBudget:
+    """Bounds the requests that are on another worker, or wait for one, after a worker has had them.
+
+    When much fails at once, repeating all of it would be the next thing that fails (after Envoy's `retry_budget`). What
+    could not connect costs no worker anything and needs no budget.
+
+    Args:
+        percent: of active work, that may be retries; `BUDGET_SPARE` may be in any case.
+    """
+
+    def __init__(self, percent: int) -> None:
+        self._percent = percent
+        self.under_way = 0
+
+    def take(self, active: int) -> bool:
+        """Let one more request be retried, if it may; `give_back` when it has ended.
+
+        Args:
+            active: requests that are on workers or wait for one, this one included.
+        """
+        if self.under_way >= max(BUDGET_SPARE, active * self._percent // 100):
+            return False
+        self.under_way += 1
+        return True
+
+    def give_back(self) -> None:
+        """A retried request has ended."""
+        self.under_way -= 1

@@ -19,6 +19,7 @@ class DataPlaneCounters:
     bytes_to_workers: int = 0
     bytes_to_clients: int = 0
     retries: int = 0
+    retries_over_budget: int = 0
     orphans: int = 0
     orphans_now: int = 0
     tunnels: int = 0

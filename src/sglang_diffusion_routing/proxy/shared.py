@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sglang_diffusion_routing.core.retry import RetryLimits
+from sglang_diffusion_routing.core.retry import RetryBudget, RetryLimits
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.http1.pool import Upstreams
@@ -84,6 +84,7 @@ class Shared:
         "leases",
         "locator",
         "repeats",
+        "retry_budget",
         "retry_limits",
         "settings",
         "specs",
@@ -111,4 +112,5 @@ class Shared:
         self.heads = HeadWriter()
         self.repeats = Repeats()
         self.retry_limits = RetryLimits(retries=settings.retries)
+        self.retry_budget = RetryBudget(settings.retry_budget_percent)
         self.tunnels = Tunnels(self.counters)

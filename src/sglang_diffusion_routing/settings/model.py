@@ -118,6 +118,14 @@ class Settings(BaseModel):
         ge=0,
     )
     retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
+    retry_budget_percent: Count = _setting(
+        "Routing",
+        20,
+        "of all requests at work or waiting, how many may be on another worker after a failure, but always 10; "
+        "failed connections aside; 100 for no limit",
+        ge=0,
+        le=100,
+    )
     replay_max_bytes: Bytes = _setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
     seed: OptionalCount = _setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
     on_disconnect: OnDisconnect = _setting(
