@@ -781,6 +781,19 @@ def test_a_remembered_target_counts_once_a_worker_is_seen_to_have_it() -> None:
     assert shown(second) == ("active", "1")
 
 
+def test_a_worker_that_was_only_looked_at_is_brought_to_a_target_proven_meanwhile() -> None:
+    fleet = remembered()
+    restore(fleet, "a")
+    second = restore(fleet, "b")
+    appear(fleet, "a")
+    appear(fleet, "b")
+    succeed(fleet, "a")
+    assert second.state is WorkerState.UPDATING
+    refuse(fleet, "b", "it has other weights", unchanged=True)
+    assert (second.state, second.resync_failures) == (WorkerState.UPDATING, 0)
+    assert fleet.pool.resync_plan(second).steps == (step("1"),)
+
+
 def test_a_remembered_target_that_nobody_has_is_not_guessed_at() -> None:
     fleet = remembered()
     restore(fleet, "a")

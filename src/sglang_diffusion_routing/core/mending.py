@@ -120,6 +120,7 @@ class Mending(Transitions):
             drain_limit_s=self._drain_limit_s,
             resync=True,
             sequence=group.sequence,
+            unproven=group.unproven,
         )
         self._ask(worker, order, now_s)
 
@@ -155,6 +156,15 @@ class Mending(Transitions):
                 self._judge_groups({name})
         self._renew(worker)
         self._judge(worker)
+
+    def _not_brought(self, worker: Worker, order: Order, why: str, now_s: float) -> None:
+        """Take in that a resync left a worker as it was."""
+        if order.unproven and not self.ledger.group(worker.weight_group or "").unproven:
+            # It could only be looked at; meanwhile another one has proven the target.
+            self._renew(worker)
+            self._judge(worker)
+        else:
+            self._put_off(worker, why, now_s)
 
     def _put_off(self, worker: Worker, why: str, now_s: float) -> None:
         """Wait before the next resync of a worker."""

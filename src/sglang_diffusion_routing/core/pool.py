@@ -245,7 +245,7 @@ class Pool(News):
                 worker.loaded = Unversioned.OTHER
                 self._put_off(worker, reason, now_s)
             case ev.CommandRefused(reason=reason, unchanged=True) if order.resync:
-                self._put_off(worker, reason, now_s)
+                self._not_brought(worker, order, reason, now_s)
             case ev.CommandRefused(reason=reason) | ev.CommandLost(reason=reason) if order.resync:
                 worker.loaded = Unversioned.SUSPECT
                 self._put_off(worker, reason, now_s)

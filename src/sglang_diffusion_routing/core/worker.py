@@ -75,7 +75,7 @@ class Order:
     trigger: HOLD, REFIT, REFIT_NOW, SLEEP, REMOVE or WAKE.
     requests: who is told how it ended.
     refit_id, version: of a refit; version None while the worker is only compared with its peers.
-    resync: the router's own refit of one worker; sequence: of its group's target when that was asked for.
+    resync: the router's own refit of one worker; sequence, unproven: of its group's target when that was asked for.
     drain_limit_s: how long work may take to end.
     """
 
@@ -86,6 +86,7 @@ class Order:
     drain_limit_s: float = DRAIN_LIMIT_S
     resync: bool = False
     sequence: int = 0
+    unproven: bool = False
 
 
 class Watch(Enum):
