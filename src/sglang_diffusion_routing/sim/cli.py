@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["choices"] = get_args(kind)
         else:
             options["type"] = kind
-            options["metavar"] = {int: "N", float: "X", str: "TEXT", Path: "DIR"}[kind]
+            options["metavar"] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}[kind]
         parser.add_argument("--" + name.replace("_", "-"), dest=name, **options)
 
 

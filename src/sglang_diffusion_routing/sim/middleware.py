@@ -38,6 +38,8 @@ class Gate:
             return
         worker = self._worker
         _count(worker, scope)
+        if worker.request_log is not None:
+            send = worker.request_log.watched(scope, send)
         await worker.awake.wait()
         if scope["method"] == "POST" and worker.engine.failure is not None:
             await JSONResponse({"error": worker.engine.failure}, status_code=503)(scope, receive, send)

@@ -62,6 +62,9 @@ class SimSettings(BaseModel):
     output_dir: Path | None = Field(
         default=None, description="folder for images and videos; by default a temporary one, removed at the end"
     )
+    request_log: Path | None = Field(
+        default=None, description="file to which the x-request-id of each request that has one is appended"
+    )
     faults: str = Field(default="", description="faults in force from the start, as POST /sim/faults takes them")
     verbose: bool = Field(default=False, description="log to stderr, with the traces of unhandled errors")
 

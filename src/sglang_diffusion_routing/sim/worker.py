@@ -11,6 +11,7 @@ from sglang_diffusion_routing.sim.flow import TRAIN_STEPS
 from sglang_diffusion_routing.sim.jobs import Made, OutputFolder, Shelf
 from sglang_diffusion_routing.sim.lora import LoraError
 from sglang_diffusion_routing.sim.model import Model, Outcome
+from sglang_diffusion_routing.sim.request_log import RequestLog
 from sglang_diffusion_routing.sim.sampler import GenerationFailed, Plan, Sample, sample
 from sglang_diffusion_routing.sim.settings import SimSettings
 
@@ -60,6 +61,7 @@ class Worker:
         self.meshes = Shelf()
         self.outputs = OutputFolder(settings.output_dir)
         self.requests: Counter[str] = Counter()
+        self.request_log = None if settings.request_log is None else RequestLog(settings.request_log)
         if settings.warmup_seconds == 0:
             self.warm.set()
         self.set_faults(**settings.initial_faults.model_dump())
