@@ -22,7 +22,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 
         return run
 
-    for name in ("serve", "demo", "sim"):
+    for name in ("serve", "demo", "sim", "bench"):
         monkeypatch.setitem(cli.COMMANDS, name, recorder(name))
     return calls
 
@@ -35,6 +35,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         (["serve", "--port", "0"], ("serve", ["--port", "0"])),
         (["demo", "--workers", "2"], ("demo", ["--workers", "2"])),
         (["sim"], ("sim", [])),
+        (["bench", "serve"], ("bench", ["serve"])),
     ],
 )
 def test_the_first_word_names_the_command(
@@ -54,7 +55,10 @@ def test_arguments_come_from_the_process_by_default(
 
 def test_an_unknown_command_is_named_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["dmeo"]) == 2
-    assert capsys.readouterr() == ("", "sglang-d-router: 'dmeo' is no command; the commands are serve, demo, sim\n")
+    assert capsys.readouterr() == (
+        "",
+        "sglang-d-router: 'dmeo' is no command; the commands are serve, demo, sim, bench\n",
+    )
 
 
 def test_a_bad_setting_ends_with_status_2_and_one_sentence(

@@ -1,4 +1,4 @@
-"""The command line: `sglang-d-router [serve | demo | sim]`; without a command it serves."""
+"""The command line: `sglang-d-router [serve | demo | sim | bench]`; without a command it serves."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -31,8 +31,14 @@ def _sim(argv: Sequence[str]) -> int:
     return sim.run(argv)
 
 
+def _bench(argv: Sequence[str]) -> int:
+    from sglang_diffusion_routing.cli import bench
+
+    return bench.run(argv)
+
+
 # Each command is imported when it is called: the router starts without what only the demo needs.
-COMMANDS: dict[str, Run] = {"serve": _serve, "demo": _demo, "sim": _sim}
+COMMANDS: dict[str, Run] = {"serve": _serve, "demo": _demo, "sim": _sim, "bench": _bench}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

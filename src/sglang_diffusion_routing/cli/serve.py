@@ -16,6 +16,7 @@ commands:
   serve                 run the router; also without a command
   demo                  a whole reinforcement-learning loop on simulated workers
   sim                   one simulated worker
+  bench                 compare routing algorithms, or load an address
 
 Every flag can be set in the environment (--queue-timeout: SGLANG_D_ROUTER_QUEUE_TIMEOUT) and in the YAML file
 (queue_timeout). A flag wins over the environment, and that over the file. Times are in seconds and take a

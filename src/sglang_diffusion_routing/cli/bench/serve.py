@@ -1,0 +1,154 @@
+"""`bench serve`: load an address with so many requests at a time, and say what came of it."""
+
+import asyncio
+import csv
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sglang_diffusion_routing.cli.bench.load import Load, load
+from sglang_diffusion_routing.cli.bench.measures import Serving, reasons, serving
+from sglang_diffusion_routing.cli.bench.options import ServeOptions
+from sglang_diffusion_routing.cli.bench.report import Report
+from sglang_diffusion_routing.cli.bench.requests import Request, Task
+from sglang_diffusion_routing.cli.processes import RouterProcess, ending, start_workers
+from sglang_diffusion_routing.sim.process import SimProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run: its setting, its figures, and why requests failed, with counts. num_workers is 0 when not known."""
+
+    num_workers: int
+    max_concurrency: int
+    figures: Serving
+    errors: dict[str, int]
+
+    def document(self, options: ServeOptions) -> dict[str, object]:
+        """Give it flat, with the names of SGLang's bench_serving."""
+        return {
+            "task": options.task.value,
+            "num_workers": self.num_workers or None,
+            "max_concurrency": self.max_concurrency,
+            "num_prompts": options.num_prompts,
+            "num_outputs_per_prompt": options.shape.outputs,
+            **asdict(self.figures),
+            "slo": options.slo_s,
+        }
+
+
+HEAD = (
+    "workers", "in flight", "req/s", "outputs/s", "mean s", "p50", "p90", "p95", "p99", "MB/s", "failed", "in SLO",
+)  # fmt: skip
+
+
+def run(options: ServeOptions, report: Report) -> int:
+    """Run every combination, show and write what came out; the status is 1 when a request failed."""
+    report.line(_what(options))
+    rows: list[Row] = []
+    with ending() as stack:
+        workers = _workers(options, stack)
+        for count in (0,) if options.url else options.num_workers:
+            with _target(options, workers[:count], stack) as url:
+                if options.warmup_requests:
+                    _load(options, url, options.max_concurrency[0], options.warmup_requests, "warm-up", report)
+                for in_flight in options.max_concurrency:
+                    label = f"{count} workers, {in_flight} in flight" if count else f"{in_flight} in flight"
+                    done = _load(options, url, in_flight, options.num_prompts, label, report)
+                    rows.append(Row(count, in_flight, serving(done, options.slo_s), reasons(done)))
+    report.table("latencies are in seconds", [HEAD, *map(_cells, rows)])
+    for row in rows:
+        for reason, count in row.errors.items():
+            report.line(f"{row.num_workers or 'given'} workers, {row.max_concurrency} in flight: {count} x {reason}")
+    _write(options, rows, report)
+    return 1 if any(row.errors for row in rows) else 0
+
+
+def _what(options: ServeOptions) -> str:
+    """Say what is loaded with what."""
+    shape = options.shape
+    where = options.url or (
+        f"a router before {len(options.worker_urls)} workers"
+        if options.worker_urls
+        else f"a router before simulated workers that take {options.simulated_s:g} s a request, not a GPU's time"
+    )
+    frames = f" of {shape.frames} frames" if shape.frames > 1 else ""
+    return (
+        f"{options.num_prompts} {options.task} requests a run to {where}: "
+        f"{shape.width}x{shape.height}{frames}, {shape.steps} steps, outputs each: {shape.outputs}"
+    )
+
+
+def _workers(options: ServeOptions, stack: ExitStack) -> Sequence[str]:
+    """Give the addresses of all workers, starting simulated ones where none are given."""
+    if options.url or options.worker_urls:
+        return options.worker_urls
+    sims = [
+        SimProcess(
+            model="wan" if options.task is Task.VIDEO else "sd3",
+            seconds_per_mpx_step=options.simulated_s / options.shape.mpx_steps,
+            overhead_seconds=0.0,
+        )
+        for _ in range(max(options.num_workers))
+    ]
+    start_workers(stack, sims)
+    return [sim.url for sim in sims]
+
+
+@contextmanager
+def _target(options: ServeOptions, workers: Sequence[str], stack: ExitStack) -> Iterator[str]:
+    """Give the address to load: the given one, or that of a router before `workers`, which ends with the block."""
+    if options.url:
+        yield options.url
+        return
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-router-")))
+    flags = ["--routing-algorithm", options.policy, "--no-state", "--log-level", "warning"]
+    router = RouterProcess(workers, folder / "router.log", flags)
+    stack.callback(router.close)
+    router.start()
+    yield router.url
+    router.close()
+
+
+def _load(options: ServeOptions, url: str, in_flight: int, count: int, label: str, report: Report) -> Load:
+    """Send `count` requests and show how far they are."""
+    requests = [Request.of(options.task, options.shape, number, options.extra) for number in range(count)]
+    with report.progress(label, count) as tick:
+        return asyncio.run(load([url], requests, in_flight, options.bounds, tick))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    figures = row.figures
+    latencies = (
+        figures.latency_mean, figures.latency_p50, figures.latency_p90, figures.latency_p95, figures.latency_p99,
+    )  # fmt: skip
+    rate = figures.slo_attainment_rate
+    return (
+        str(row.num_workers or "given"),
+        str(row.max_concurrency),
+        f"{figures.throughput_qps:.4g}",
+        f"{figures.output_throughput_ops:.4g}",
+        *(f"{seconds:.3f}" for seconds in latencies),
+        f"{figures.received_bytes / 1e6 / figures.duration:.4g}",
+        str(figures.failed_requests),
+        "" if rate is None else f"{rate:.1%}",
+    )
+
+
+def _write(options: ServeOptions, rows: Sequence[Row], report: Report) -> None:
+    """Write the files and the JSON that were asked for."""
+    document = [{**row.document(options), "errors": row.errors} for row in rows]
+    if options.as_json:
+        print(json.dumps(document, indent=1))
+    if options.out is None:
+        return
+    (options.out / "serve.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    flat = [row.document(options) for row in rows]
+    with (options.out / "serve.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)
+    report.line(f"serve.json and serve.csv are in {options.out}.")

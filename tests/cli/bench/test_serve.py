@@ -1,0 +1,74 @@
+"""Tests of `bench serve`: small loads, over real workers and routers."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_diffusion_routing.cli.bench import serve
+from sglang_diffusion_routing.cli.bench.options import parse_serve
+from sglang_diffusion_routing.cli.bench.report import Report
+from sglang_diffusion_routing.sim.in_thread import SimInThread
+from sglang_diffusion_routing.sim.settings import SimSettings
+
+
+@pytest.mark.e2e
+def test_each_number_of_workers_meets_each_number_in_flight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--num-workers 1,2 --max-concurrency 1,4 --num-prompts 8 --simulated-seconds 0.05 --slo 30 --task rollout"
+    options = parse_serve([*words.split(), "--num-outputs-per-prompt", "2", "--json", "--out", str(tmp_path)])
+    assert serve.run(options, Report(as_json=True)) == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert runs == json.loads((tmp_path / "serve.json").read_text())
+    assert [(run["num_workers"], run["max_concurrency"]) for run in runs] == [(1, 1), (1, 4), (2, 1), (2, 4)]
+    for run in runs:
+        assert (run["task"], run["num_prompts"], run["completed_requests"], run["completed_outputs"]) == (
+            "rollout",
+            8,
+            8,
+            16,
+        )
+        assert (run["failed_requests"], run["slo_attainment_rate"], run["errors"]) == (0, 1.0, {})
+        # A worker does one piece at a time.
+        assert run["duration"] >= 8 * 0.05 / run["num_workers"]
+        assert 0.05 <= run["latency_p50"] <= run["latency_p90"] <= run["latency_p99"]
+    with (tmp_path / "serve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["throughput_qps"]) for row in rows] == [run["throughput_qps"] for run in runs]
+    assert list(rows[0]) == [name for name in runs[0] if name != "errors"]
+
+
+@pytest.mark.loopback
+def test_a_given_address_is_loaded_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with SimInThread(SimSettings(model="wan")) as sim:
+        size = "--width 16 --height 16 --num-frames 1 --num-inference-steps 1 --poll-interval 0.01"
+        options = parse_serve(
+            ["--url", sim.url, "--task", "video", "--max-concurrency", "2", "--num-prompts", "4", *size.split()]
+        )
+        assert serve.run(options, Report(as_json=False)) == 0
+        assert len(sim.worker.engine.finished) == 5, "four, and one to warm up"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"4 video requests a run to {sim.url}: 16x16, 1 steps, outputs each: 1"
+    assert [line.split()[:2] for line in lines if line.startswith(" given")] == [["given", "2"]]
+
+
+@pytest.mark.e2e
+def test_a_router_is_started_before_given_workers() -> None:
+    with SimInThread() as one, SimInThread() as other:
+        words = ["--worker-urls", one.url, other.url, "--max-concurrency", "4", "--num-prompts", "12"]
+        size = ["--width", "16", "--height", "16", "--num-inference-steps", "1"]
+        assert serve.run(parse_serve([*words, *size]), Report(as_json=False)) == 0
+        made = [len(sim.worker.engine.finished) for sim in (one, other)]
+    assert sum(made) == 13
+    assert min(made) > 0
+
+
+@pytest.mark.loopback
+def test_failures_are_told_with_their_reasons_and_end_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with SimInThread(SimSettings(faults='{"broken": true}')) as sim:
+        words = ["--url", sim.url, "--num-prompts", "3", "--max-concurrency", "1", "--warmup-requests", "0", "--json"]
+        assert serve.run(parse_serve(words), Report(as_json=True)) == 1
+    captured = capsys.readouterr()
+    (run,) = json.loads(captured.out)
+    assert (run["failed_requests"], run["errors"]) == (3, {"500: Internal Server Error": 3})
+    assert "given workers, 1 in flight: 3 x 500: Internal Server Error\n" in captured.err
