@@ -88,7 +88,10 @@ class Work(Exchange):
             if self._route.usual is not None:
                 if not self._seen(LOOK_BYTES):
                     return
-                self._fields = fields_of(self._body(), self.head.field(b"content-type"), whole=self.body_done)
+                body = self._body()
+                # No form begins with a brace, and finding a field costs as much as reading a small body.
+                content_type = None if body.startswith(b"{") else self.head.field(b"content-type")
+                self._fields = fields_of(body, content_type, whole=self.body_done)
             if self._shared.leases.scheduler.model_matters:
                 # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
                 if not self._seen(READ_AHEAD_BYTES) and self.body_bytes < self._next_look_bytes:

@@ -35,6 +35,8 @@ class LeastWork:
         """The order by load is all that is needed."""
 
     def choose(self, free: LoadBuckets, avoid: AbstractSet[WorkerId], cost: float, now_s: float, look: Look) -> Station:
+        if free.size == 1:
+            return free.first()
         chosen = soonest(free, avoid, cost, now_s, look)
         assert chosen is not None
         return chosen
