@@ -281,8 +281,27 @@ class NoCapableWorker(RouterError):
     http_status = 400
     source = Source.CLIENT
 
-    def __init__(self, output: str) -> None:
-        super().__init__(f"No {output}-capable workers available in current worker pool.", output=output)
+    def __init__(self, output: str, worker_id: str | None = None) -> None:
+        if worker_id is None:
+            super().__init__(f"No {output}-capable workers available in current worker pool.", output=output)
+        else:
+            super().__init__(f"{worker_id} makes no {output}", output=output, worker=worker_id)
+
+
+class WorkerUnavailable(RouterError):
+    """The one worker that the request may go to cannot take it, and is not on its way; `status` is its own."""
+
+    code = "worker_unavailable"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, worker_id: str, status: str) -> None:
+        super().__init__(
+            f"{worker_id} is {status}, and the request may go to no other worker",
+            retry_after_s=1,
+            worker=worker_id,
+            status=status,
+        )
 
 
 class QueueTimeout(RouterError):
@@ -292,10 +311,14 @@ class QueueTimeout(RouterError):
     http_status = 503
     retryable = True
 
-    def __init__(self, waited_s: float, by_status: Mapping[str, int]) -> None:
-        super().__init__(
-            f"no worker came free within {waited_s:g} s", retry_after_s=1, waited_s=waited_s, by_status=dict(by_status)
-        )
+    def __init__(self, waited_s: float, by_status: Mapping[str, int], worker_id: str | None = None) -> None:
+        if worker_id is None:
+            message = f"no worker came free within {waited_s:g} s"
+        else:
+            message = f"{worker_id}, which is {', '.join(by_status)}, did not come free within {waited_s:g} s"
+        super().__init__(message, retry_after_s=1, waited_s=waited_s, by_status=dict(by_status))
+        if worker_id is not None:
+            self.facts["worker"] = worker_id
 
 
 class WeightsUnmet(RouterError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import strategies as st
@@ -31,9 +32,11 @@ from sglang_diffusion_routing.errors import (
     NoRoutableWorker,
     QueueFull,
     QueueTimeout,
+    RouterError,
     ShuttingDown,
     UnknownWorker,
     WeightsUnmet,
+    WorkerUnavailable,
 )
 
 NAMES = st.sampled_from("abcd")
@@ -56,6 +59,7 @@ SPECS = st.builds(
     avoid=st.sampled_from([frozenset(), frozenset(), frozenset(), {"a"}, {"a", "b"}]).map(
         lambda names: frozenset(map(worker_id, names))
     ),
+    worker=st.sampled_from([*[None] * 6, "a", "b"]).map(lambda name: None if name is None else worker_id(name)),
     min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
     cost_mpx_steps=st.sampled_from([1.0, 1.0, 2.0, 50.0]),
     cost_known=st.booleans(),
@@ -174,14 +178,17 @@ class FleetMachine(RuleBasedStateMachine):
         return any((task[-2:] == "2I") == (needs is Needs.IMAGE) for task in tasks)
 
     def can_do(self, worker: Worker, spec: WorkSpec) -> bool:
-        if worker.worker_id in spec.avoid or not self.makes(worker, spec.needs):
+        if not self.is_admitted(worker, spec) or not self.makes(worker, spec.needs):
             return False
         capable = [other for other in self.registered() if self.makes(other, spec.needs)]
         restricted = any(spec.model in other.capability.models for other in capable)
         return not restricted or spec.model in worker.capability.models
 
+    def is_admitted(self, worker: Worker, spec: WorkSpec) -> bool:
+        return worker.worker_id not in spec.avoid and spec.worker in {None, worker.worker_id}
+
     def may_do(self, worker: Worker, spec: WorkSpec) -> bool:
-        unasked = not worker.capability.learned and worker.worker_id not in spec.avoid
+        unasked = not worker.capability.learned and self.is_admitted(worker, spec)
         return unasked or self.can_do(worker, spec)
 
     def meets(self, worker: Worker, spec: WorkSpec) -> bool:
@@ -219,6 +226,14 @@ class FleetMachine(RuleBasedStateMachine):
         """No registered worker makes this or may yet prove to."""
         able = any(self.makes(w, spec.needs) or not w.capability.learned for w in self.registered())
         return not able and (spec.needs is Needs.VIDEO or bool(self.registered()))
+
+    def refusal_of(self, spec: WorkSpec) -> type[RouterError]:
+        """What work is told for which there is no hope, and which is pinned to a registered worker if to any."""
+        if spec.worker is None:
+            return NoCapableWorker if self.is_wrong(spec) else NoRoutableWorker
+        pinned = self.fleet.pool.get(spec.worker)
+        able = pinned is not None and self.may_do(pinned, replace(spec, avoid=frozenset()))
+        return WorkerUnavailable if able else NoCapableWorker
 
     def waiting(self) -> list[Asker]:
         return [asker for asker in self.askers if asker.ticket is not None and asker.ticket.waiting]
@@ -265,7 +280,7 @@ class FleetMachine(RuleBasedStateMachine):
     def may_be_held(self, spec: WorkSpec) -> bool:
         """Whether there is a busy worker that may be faster than the one with room."""
         busy = any(self.serves(worker, spec) and not self.has_room(worker) for worker in self.registered())
-        return self.weighs and busy and not spec.creates_job
+        return self.weighs and busy and not spec.creates_job and spec.worker is None
 
     # Work.
 
@@ -281,18 +296,21 @@ class FleetMachine(RuleBasedStateMachine):
 
     def ask_for(self, spec: WorkSpec) -> None:
         queued, size = len(self.waiting()), sum(asker.spec.size_bytes for asker in self.waiting())
-        could, hope, wrong = self.can_be_granted(spec), self.has_hope(spec), self.is_wrong(spec)
+        could, hope, refusal = self.can_be_granted(spec), self.has_hope(spec), self.refusal_of(spec)
         paused = self.fleet.scheduler.paused
         full = not spec.avoid and (queued >= MAX_REQUESTS or size + spec.size_bytes > MAX_BYTES)
         asker = self.fleet.ask(spec)
         self.askers.append(asker)
+        if spec.worker is not None and self.fleet.pool.get(spec.worker) is None:
+            assert type(asker.error) is UnknownWorker
+            return
         if asker.lease is not None:
             self.judge_grant(asker)
             return
         if spec.skips_queue:
             assert not any(self.can_do(w, spec) and (self.takes_work(w) or self.sleeps(w)) for w in self.registered())
-        if spec.skips_queue or (not paused and not hope):
-            assert type(asker.error) is (NoCapableWorker if wrong else NoRoutableWorker)
+        if spec.skips_queue or (not paused and not hope) or spec.worker in spec.avoid:
+            assert type(asker.error) is refusal
         elif full:
             assert type(asker.error) is QueueFull
         else:

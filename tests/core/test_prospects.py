@@ -11,7 +11,13 @@ from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId, standing
-from sglang_diffusion_routing.errors import NoCapableWorker, NoRoutableWorker, QueueTimeout, WeightsUnmet
+from sglang_diffusion_routing.errors import (
+    NoCapableWorker,
+    NoRoutableWorker,
+    QueueTimeout,
+    WeightsUnmet,
+    WorkerUnavailable,
+)
 
 pytestmark = pytest.mark.core
 
@@ -47,7 +53,8 @@ def test_hope_is_for_those_that_are_not_to_be_avoided() -> None:
     scene = Scene(fleet)
     lane = scene.lanes.find(Needs.ANY, None)
     avoided = [frozenset(), {worker_id("a")}, {worker_id("b")}, {worker_id("gone")}]
-    assert [scene.prospects.has_hope(lane, avoid) for avoid in avoided] == [True, False, True, True]
+    hopes = [scene.prospects.has_hope(lane, WorkSpec(avoid=frozenset(avoid))) for avoid in avoided]
+    assert hopes == [True, False, True, True]
 
 
 def test_what_nobody_makes_is_told_from_what_nobody_can_do_now() -> None:
@@ -80,3 +87,32 @@ def test_a_wait_is_over_at_its_deadline_or_without_the_weights_that_it_needs() -
         )
     ]
     assert seen == [None, None, QueueTimeout, None, QueueTimeout, WeightsUnmet, WeightsUnmet, WeightsUnmet]
+
+
+def test_work_for_one_worker_hopes_for_that_one_alone() -> None:
+    fleet = Fleet()
+    for name in "abc":
+        fleet.add(name)
+    fleet.apply(ev.HoldRequested(worker_id("b")))
+    scene = Scene(fleet)
+    lane = scene.lanes.find(Needs.ANY, None)
+    pins = [WorkSpec(worker=worker_id(name)) for name in ("a", "b", "gone")]
+    failed = WorkSpec(worker=worker_id("a"), avoid=frozenset({worker_id("a")}))
+    assert [scene.prospects.has_hope(lane, spec) for spec in [*pins, failed]] == [True, False, False, False]
+    errors = [scene.prospects.in_vain(lane, spec) for spec in pins[1:]]
+    assert [(type(error), error.facts) for error in errors] == [
+        (WorkerUnavailable, {"worker": "http://b:30000", "status": "draining"}),
+        (WorkerUnavailable, {"worker": worker_id("gone"), "status": "removed"}),
+    ]
+
+
+def test_work_for_one_worker_is_told_how_that_one_is() -> None:
+    fleet = Fleet()
+    fleet.add("a")
+    scene = Scene(fleet)
+    lane = scene.lanes.find(Needs.ANY, None)
+    spec = WorkSpec(worker=worker_id("a"), deadline_s=5.0)
+    error = scene.prospects.overdue(lane, Ticket(spec, Asker(spec), 0.0, 1), 5.0)
+    assert isinstance(error, QueueTimeout)
+    assert error.facts == {"waited_s": 5.0, "by_status": {"active": 1}, "worker": "http://a:30000"}
+    assert str(error) == "http://a:30000, which is active, did not come free within 5 s"

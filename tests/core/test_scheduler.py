@@ -19,6 +19,8 @@ from sglang_diffusion_routing.errors import (
     QueueTimeout,
     RouterError,
     ShuttingDown,
+    UnknownWorker,
+    WorkerUnavailable,
 )
 
 pytestmark = pytest.mark.core
@@ -839,3 +841,91 @@ TestPromises = FleetMachine.TestCase
 TestPromises.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 # It takes two seconds, unless it fails: then it is worth waiting for the shortest way to the failure.
 TestPromises.pytestmark = pytest.mark.timeout(600)
+
+
+# Work for one worker
+
+
+def pinned(name: str, **asked: object) -> WorkSpec:
+    return WorkSpec(worker=worker_id(name), **asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", ["least-request", "least-work"])
+def test_pinned_work_waits_for_its_worker_and_holds_up_nobody(policy: str) -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1), policy)
+    fleet.add("a")
+    fleet.add("b")
+    busy = fleet.ask(pinned("a"))
+    waiting = fleet.ask(pinned("a"))
+    other = fleet.ask(IMAGE)
+    assert (busy.got, waiting.waits, other.got) == ("a", True, "b")
+    fleet.end(other)
+    assert waiting.waits
+    fleet.end(busy)
+    assert waiting.got == "a"
+
+
+def test_a_pinned_job_waits_for_no_room_and_a_pinned_read_for_nothing() -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    fleet.add("a")
+    fleet.add("b")
+    put_to_sleep(fleet, "b")
+    kinds = [fleet.ask(pinned("a", creates_job=True)) for _ in range(3)]
+    reads = [fleet.ask(pinned(name, skips_queue=True)) for name in "ab"]
+    assert [asker.got for asker in [*kinds, *reads]] == ["a", "a", "a", "a", "b"]
+
+
+@pytest.mark.parametrize("how", [{}, {"skips_queue": True}, {"creates_job": True}])
+def test_pinned_work_is_refused_at_once_where_no_wait_can_help(how: dict[str, bool]) -> None:
+    fleet = Fleet()
+    fleet.add("a")
+    fleet.add("b")
+    fleet.apply(ev.QuarantineRequested(B))
+    away, unknown = fleet.ask(pinned("b", **how)).error, fleet.ask(pinned("c", **how)).error
+    assert (type(away), away and away.facts) == (WorkerUnavailable, {"worker": B, "status": "quarantined"})
+    assert (type(unknown), unknown and unknown.facts) == (UnknownWorker, {"worker_id": worker_id("c")})
+
+
+def test_pinned_work_is_refused_what_its_worker_does_not_make() -> None:
+    fleet = Fleet()
+    fleet.add("a", T2I)
+    fleet.add("b", T2V)
+    error = fleet.ask(pinned("a", needs=Needs.VIDEO)).error
+    assert (type(error), error and error.facts) == (NoCapableWorker, {"output": "video", "worker": A})
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_pinned_work_that_its_worker_failed_goes_nowhere_else(*, paused: bool) -> None:
+    fleet = Fleet()
+    fleet.add("a")
+    fleet.add("b")
+    if paused:
+        fleet.scheduler.pause()
+    assert type(fleet.ask(pinned("a", avoid=frozenset({A}))).error) is WorkerUnavailable
+
+
+def test_pinned_work_that_waits_is_told_when_its_worker_goes() -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    fleet.add("a")
+    fleet.add("b")
+    fleet.ask(pinned("a"))
+    asleep = fleet.ask(pinned("a"))
+    fleet.apply(ev.SleepRequested(A))
+    fleet.ask(pinned("b"))
+    removed = fleet.ask(pinned("b"))
+    fleet.apply(ev.RemovalRequested(B, force=True))
+    errors = [asker.error and asker.error.facts for asker in (asleep, removed)]
+    assert errors == [{"worker": A, "status": "draining"}, {"worker": B, "status": "removed"}]
+
+
+def test_pinned_work_waits_out_a_refit_of_its_worker_until_its_deadline() -> None:
+    fleet = Fleet()
+    fleet.add("a")
+    fleet.add("b")
+    fleet.apply(ev.RefitRequested(A, "refit-1", "v1"))
+    asker = fleet.ask(pinned("a", deadline_s=5.0))
+    fleet.tick(4.0)
+    assert asker.waits
+    fleet.tick(1.0)
+    assert asker.error is not None
+    assert asker.error.facts == {"waited_s": 5.0, "by_status": {"updating": 1}, "worker": A}

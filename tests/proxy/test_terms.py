@@ -1,8 +1,8 @@
 import pytest
 
-from sglang_diffusion_routing.errors import InvalidField
+from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
-from sglang_diffusion_routing.proxy.terms import group, min_version, stated_cost
+from sglang_diffusion_routing.proxy.terms import group, min_version, queue_timeout_s, stated_cost, worker
 
 pytestmark = pytest.mark.core
 
@@ -23,7 +23,9 @@ def demanding(value: bytes) -> RequestHead:
 
 
 def test_a_request_without_terms_demands_nothing() -> None:
-    assert (group(head()), min_version(head()), stated_cost(head())) == ("", None, None)
+    plain = head()
+    terms = (group(plain), min_version(plain), stated_cost(plain), queue_timeout_s(plain), worker(plain))
+    assert terms == ("", None, None, None, None)
 
 
 def test_the_group_is_what_the_field_says() -> None:
@@ -61,3 +63,25 @@ def test_a_client_may_state_the_work() -> None:
 def test_what_is_stated_must_be_a_positive_number(raw: bytes) -> None:
     with pytest.raises(InvalidField, match="must be a positive number of megapixel-steps"):
         stated_cost(stating(raw))
+
+
+def test_a_client_may_say_how_long_it_waits() -> None:
+    assert [queue_timeout_s(head(b"x-sglang-router-queue-timeout: " + raw)) for raw in (b"30", b"0.25")] == [30.0, 0.25]
+
+
+@pytest.mark.parametrize("raw", [b"", b"0", b"-1", b"nan", b"inf", b"5s"])
+def test_how_long_must_be_a_positive_number(raw: bytes) -> None:
+    with pytest.raises(InvalidField, match="must be a positive number of seconds") as caught:
+        queue_timeout_s(head(b"x-sglang-router-queue-timeout: " + raw))
+    assert caught.value.facts == {"field": "x-sglang-router-queue-timeout"}
+
+
+@pytest.mark.parametrize("raw", [b"http://a:30000", b"HTTP://A:30000/", b"http%3A%2F%2Fa%3A30000"])
+def test_a_worker_is_named_by_its_url_or_its_id(raw: bytes) -> None:
+    assert worker(head(b"x-sglang-router-worker: " + raw)) == "http://a:30000"
+
+
+@pytest.mark.parametrize("raw", [b"", b"a:30000", b"worker-3", b"http://a:30000/path", b"http://a:none"])
+def test_a_worker_must_be_named_by_a_url(raw: bytes) -> None:
+    with pytest.raises(InvalidWorkerUrl):
+        worker(head(b"x-sglang-router-worker: " + raw))

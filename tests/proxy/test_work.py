@@ -283,6 +283,69 @@ def demanding(version: bytes, path: bytes = b"/rollout/generate") -> bytes:
     return post(path, b"{}", b"x-sglang-router-min-weight-version: " + version)
 
 
+class TestTerms:
+    async def test_pinned_work_goes_to_its_worker_and_waits_for_it(self) -> None:
+        async with world(2, cap=1) as two:
+            asked = post(b"/rollout/generate", b"{}", b"x-sglang-router-worker: " + two.workers[1].worker_id.encode())
+            clients = [await two.ask(asked)]
+            first = await two.accept()
+            clients.append(await two.ask(asked))
+            await eventually(lambda: two.fleet.scheduler.queued == 1)
+            assert b"x-sglang-router" not in await serve(first, sized())
+            assert (await reply(clients[0]))[0] == 200
+            await serve(first, sized())
+            assert (await reply(clients[1]))[1][b"x-sglang-router-worker"] == two.workers[1].worker_id.encode()
+
+    async def test_pinned_work_is_never_sent_to_another_worker(self, two: World) -> None:
+        name = two.workers[1].worker_id
+        client = await two.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-worker: " + name.encode()))
+        peer = await two.accept()
+        await serve(peer)
+        peer.reset()
+        assert await code(client) == (502, "upstream_died")
+        await two.released((1, Result.DIED, 0))
+
+    @pytest.mark.parametrize(
+        ("name", "answer"),
+        [
+            (b"http://nobody:1", (404, "unknown_worker")),
+            (b"the third one", (400, "invalid_worker_url")),
+        ],
+    )
+    async def test_a_worker_that_is_not_there_is_said_to_be(
+        self, one: World, name: bytes, answer: tuple[int, str]
+    ) -> None:
+        client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-worker: " + name))
+        assert await code(client) == answer
+
+    @pytest.mark.parametrize("limit_s", [None, 3600.0])
+    async def test_a_request_may_say_how_long_it_waits(self, limit_s: float | None) -> None:
+        async with world(1, cap=1, queue_timeout_s=limit_s) as one:
+            _, peer, _ = await started(one)
+            client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-queue-timeout: 0.05"))
+            await eventually(lambda: one.fleet.scheduler.queued == 1)
+            deadline_s = one.fleet.scheduler.next_deadline_s()
+            assert deadline_s is not None
+            assert deadline_s <= one.fleet.now_s() + 0.05
+            await eventually(lambda: one.fleet.now_s() > deadline_s)
+            one.fleet.tick()
+            assert await code(client) == (503, "queue_timeout")
+            await peer.send(sized())
+            await eventually(lambda: not one.fleet.scheduler.live_leases)
+
+    async def test_a_request_cannot_wait_for_longer_than_the_setting_says(self) -> None:
+        async with world(1, cap=1, queue_timeout_s=0.05) as one:
+            _, peer, _ = await started(one)
+            client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-queue-timeout: 3600"))
+            await eventually(lambda: one.fleet.scheduler.queued == 1)
+            deadline_s = one.fleet.scheduler.next_deadline_s()
+            assert deadline_s is not None
+            assert deadline_s <= one.fleet.now_s() + 0.05
+            await client.close()
+            await peer.send(sized())
+            await eventually(lambda: not one.fleet.scheduler.live_leases)
+
+
 class TestWeights:
     async def test_a_demand_is_met_by_the_workers_that_have_the_version(self, two: World) -> None:
         two.load(two.workers[1], "v1")

@@ -1,10 +1,11 @@
-"""Which workers work may not go to, when it demands weights as new as some version."""
+"""Which workers work may not go to, when it demands weights as new as some version, or one worker alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import Demanding
@@ -42,6 +43,15 @@ class Demands:
                 worker_id for worker_id, station in self._stations.items() if not self._meets(station, wanted)
             )
         return unmet | work.avoid if work.avoid else unmet
+
+    def pinned(self, lane: Lane, work: Demanding) -> Station | None:
+        """Give the station of the one worker that work may go to, None while it has to wait for it."""
+        if work.worker is None:
+            raise AssertionError("only work that is pinned has a station of its own")
+        station = self._stations.get(work.worker)
+        if station is None or not station.open or lane not in station.lanes or work.worker in self.avoid(work):
+            return None
+        return station if station.load < station.cap or work.creates_job else None
 
     def targets(self) -> dict[str, str | None]:
         """Give each weight group's target, for whoever waited in vain; None before its first refit."""

@@ -80,10 +80,11 @@ class LineKey(NamedTuple):
     avoid: frozenset[WorkerId]
     creates_job: bool
     min_version: str | None = None
+    worker: WorkerId | None = None
 
     @classmethod
     def of(cls, spec: WorkSpec) -> LineKey:
-        return cls(spec.avoid, spec.creates_job, spec.min_version)
+        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker)
 
 
 class Lane:

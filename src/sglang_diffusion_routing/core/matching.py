@@ -63,6 +63,10 @@ class Matching:
         return spec.cost_mpx_steps <= largest_worth(lane, station, avoid, spec.cost_mpx_steps, now_s)
 
     def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
+        if key.worker is not None:
+            # Nothing that is pinned is held back, so nothing but what has changed can let it go.
+            may_be = freed is None or freed.worker.worker_id == key.worker
+            return may_be and self._demands.pinned(lane, key) is not None
         avoid = self._demands.avoid(key)
         if freed is None or lane.policy.weighs:
             # Where work may be held back, others than the one that was freed have room too.
@@ -72,6 +76,9 @@ class Matching:
     def _match(self, ticket: Ticket, lane: Lane, key: LineKey, now_s: float) -> Match | None:
         """Match the ticket that is next in a line, or another one of it that its station is worth; None if none is."""
         spec = ticket.spec
+        if spec.worker is not None:
+            station = self._demands.pinned(lane, spec)
+            return None if station is None else Match(ticket, lane, station)
         avoid, cost = self._demands.avoid(spec), spec.cost_mpx_steps
         station = lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
         if station is None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
 from sglang_diffusion_routing.core.station import Station
-from sglang_diffusion_routing.core.work import Ticket, WorkSpec
-from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.core.work import Demanding, Ticket, WorkSpec
+from sglang_diffusion_routing.core.worker import WorkerId, WorkerStatus
 from sglang_diffusion_routing.errors import (
     NoCapableWorker,
     NoRoutableWorker,
     QueueTimeout,
     RouterError,
     WeightsUnmet,
+    WorkerUnavailable,
 )
 
 
@@ -28,11 +28,16 @@ class Prospects:
         self._stations = stations
         self._demands = demands
 
-    def has_hope(self, lane: Lane, avoid: AbstractSet[WorkerId]) -> bool:
+    def has_hope(self, lane: Lane, work: Demanding) -> bool:
         """Tell whether a worker that may do the lane's work, and is not to be avoided, is routable or on its way.
 
         What weights it has is no matter: they may rise.
         """
+        avoid = work.avoid
+        if work.worker is not None:
+            pinned = self._stations.get(work.worker)
+            hopeful = pinned is not None and lane in pinned.hopes and pinned.standing in HOPEFUL
+            return hopeful and work.worker not in avoid
         if not avoid:
             return lane.hope > 0
         avoided = (self._stations.get(worker_id) for worker_id in avoid)
@@ -40,6 +45,11 @@ class Prospects:
 
     def in_vain(self, lane: Lane, spec: WorkSpec) -> RouterError:
         """Say why work without hope has none."""
+        if spec.worker is not None:
+            station = self._stations.get(spec.worker)
+            if station is not None and not station.gone and lane not in station.hopes:
+                return NoCapableWorker(spec.needs.value, spec.worker)
+            return WorkerUnavailable(spec.worker, self._status(spec.worker))
         if not self._lanes.capable(spec.needs):
             return NoCapableWorker(spec.needs.value)
         return NoRoutableWorker(self._lanes.by_status(lane))
@@ -47,9 +57,22 @@ class Prospects:
     def overdue(self, lane: Lane, ticket: Ticket, now_s: float) -> RouterError | None:
         """Say why a ticket whose time has come is to wait no longer; None if it may, for room."""
         spec = ticket.spec
-        waited_s, by_status = now_s - ticket.enqueued_s, self._lanes.by_status(lane)
-        if spec.min_version is not None and lane.least(self._demands.avoid(spec)) is None:
+        waited_s = now_s - ticket.enqueued_s
+        by_status = self._lanes.by_status(lane) if spec.worker is None else {self._status(spec.worker): 1}
+        if spec.min_version is not None and not self._is_met(lane, spec):
             return WeightsUnmet(spec.min_version, self._demands.targets(), waited_s, by_status)
         if spec.deadline_s is not None and spec.deadline_s <= now_s:
-            return QueueTimeout(waited_s, by_status)
+            return QueueTimeout(waited_s, by_status, spec.worker)
         return None
+
+    def _is_met(self, lane: Lane, spec: WorkSpec) -> bool:
+        """Tell whether a worker that takes work, be it full, has the weights that are demanded."""
+        avoid = self._demands.avoid(spec)
+        if spec.worker is None:
+            return lane.least(avoid) is not None
+        station = self._stations.get(spec.worker)
+        return station is not None and station.open and lane in station.lanes and spec.worker not in avoid
+
+    def _status(self, worker_id: WorkerId) -> str:
+        station = self._stations.get(worker_id)
+        return WorkerStatus.REMOVED.value if station is None else station.worker.status.value

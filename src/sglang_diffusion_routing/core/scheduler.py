@@ -20,7 +20,7 @@ from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
-from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError
+from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError, UnknownWorker
 
 # Trainers try again every second (up to 60 times); a longer wait would only let others overtake them.
 QUEUE_FULL_RETRY_AFTER_S = 1
@@ -98,21 +98,28 @@ class Scheduler:
         """Give a lease if a worker has room, else a place in the queue.
 
         Raises:
+            UnknownWorker: it is pinned to a worker that is not registered.
+            WorkerUnavailable: it is pinned to a worker that is absent, asleep, quarantined, drained or stale.
             NoCapableWorker: no registered worker makes this, or may yet prove to.
             NoRoutableWorker: those that do are all absent, asleep, quarantined, drained, stale or to be avoided.
             QueueFull: it would have to wait, and there is no room.
         """
         lane = self._lanes.find(spec.needs, spec.model)
+        if spec.worker is not None:
+            self._check_pin(lane, spec, spec.worker)
         if spec.skips_queue:
             return self._lease_past_queue(lane, spec, now_s)
         if not self.paused:
             avoid = spec.avoid if spec.min_version is None else self._demands.avoid(spec)
-            station = lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
+            if spec.worker is None:
+                station = lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
+            else:
+                station = self._demands.pinned(lane, spec)
             if station is not None:
-                may_wait = self._queue.met(spec) is None
+                may_wait = spec.worker is None and self._queue.met(spec) is None
                 if not may_wait or self._matching.is_worth(lane, station, spec, avoid, now_s):
                     return self._grant(station, spec, now_s, 0.0)
-            elif not self._prospects.has_hope(lane, spec.avoid):
+            elif not self._prospects.has_hope(lane, spec):
                 raise self._prospects.in_vain(lane, spec)
         bound = self._queue.met(spec)
         if bound is not None:
@@ -165,8 +172,21 @@ class Scheduler:
             self._forget(station)
         return []
 
+    def _check_pin(self, lane: Lane, spec: WorkSpec, worker_id: WorkerId) -> None:
+        station = self._by_id.get(worker_id)
+        if station is None or station.gone:
+            raise UnknownWorker(worker_id)
+        if worker_id in spec.avoid:
+            raise self._prospects.in_vain(lane, spec)
+
     def _lease_past_queue(self, lane: Lane, spec: WorkSpec, now_s: float) -> Lease:
-        station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
+        station: Station | None
+        if spec.worker is None:
+            station = lane.least(spec.avoid) or lane.sleeper(spec.avoid)
+        else:
+            pinned = self._by_id[spec.worker]
+            answers = lane in pinned.lanes and (pinned.open or pinned.standing is Standing.ASLEEP)
+            station = pinned if answers else None
         if station is None:
             raise self._prospects.in_vain(lane, spec)
         for other in station.lanes:
@@ -321,11 +341,13 @@ class Scheduler:
     def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
         decisions: list[Decision] = []
         for lane in lanes:
-            for key in [key for key in lane.lines if not self._prospects.has_hope(lane, key.avoid)]:
+            for key in [key for key in lane.lines if not self._prospects.has_hope(lane, key)]:
                 for ticket in list(lane.lines[key]):
                     lane.step_out(ticket)
                     self._queue.leave(ticket)
                     # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
-                    gone = NoRoutableWorker(self._lanes.by_status(lane)) if removed else None
-                    decisions.append(Refused(ticket, gone or self._prospects.in_vain(lane, ticket.spec)))
+                    if removed and key.worker is None:
+                        decisions.append(Refused(ticket, NoRoutableWorker(self._lanes.by_status(lane))))
+                    else:
+                        decisions.append(Refused(ticket, self._prospects.in_vain(lane, ticket.spec)))
         return decisions

@@ -31,6 +31,7 @@ class WorkSpec:
     size_bytes: bytes that waiting costs the router (head and what is kept of the body).
     deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
     avoid: workers that already failed this work.
+    worker: the one worker that may do it; None for any.
     min_version: weight version that the worker must have, or a later one in the ledger's order; None for any.
     cost_mpx_steps: how much work it is; cost_known: whether that was read or stated, and is no guess.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
@@ -44,6 +45,7 @@ class WorkSpec:
     size_bytes: int = 0
     deadline_s: float | None = None
     avoid: frozenset[WorkerId] = frozenset()
+    worker: WorkerId | None = None
     min_version: str | None = None
     cost_mpx_steps: float = UNKNOWN_COST_MPX_STEPS
     cost_known: bool = False
@@ -56,6 +58,10 @@ class Demanding(Protocol):
 
     @property
     def avoid(self) -> frozenset[WorkerId]: ...
+    @property
+    def worker(self) -> WorkerId | None: ...
+    @property
+    def creates_job(self) -> bool: ...
     @property
     def min_version(self) -> str | None: ...
 

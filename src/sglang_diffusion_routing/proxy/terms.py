@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from urllib.parse import unquote
 
 from sglang_diffusion_routing.core.cost import COST_MAX, COST_MIN
+from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField
 from sglang_diffusion_routing.http1.request_head import RequestHead
 
@@ -14,6 +16,10 @@ GROUP = b"x-sglang-router-group"
 """Names the group that a request belongs to, such as all samples of one prompt."""
 MIN_VERSION = b"x-sglang-router-min-weight-version"
 """Names the weight version that the worker must have, or a later one."""
+QUEUE_TIMEOUT = b"x-sglang-router-queue-timeout"
+"""States for how many seconds the request may wait for a worker."""
+WORKER = b"x-sglang-router-worker"
+"""Names the one worker that may do the work, by its URL or its id."""
 VERSION_MAX_CHARS = 256
 
 
@@ -48,14 +54,42 @@ def stated_cost(head: RequestHead) -> float | None:
     Raises:
         InvalidField: it is no positive number.
     """
-    raw = head.router_fields.get(COST)
+    cost = _positive(head, COST, "megapixel-steps")
+    return None if cost is None else min(max(cost, COST_MIN), COST_MAX)
+
+
+def queue_timeout_s(head: RequestHead) -> float | None:
+    """Give the seconds for which the client lets the request wait, None when it does not say.
+
+    Raises:
+        InvalidField: it is no positive number.
+    """
+    return _positive(head, QUEUE_TIMEOUT, "seconds")
+
+
+def worker(head: RequestHead) -> WorkerId | None:
+    """Give the one worker that may do the work, None when any may.
+
+    An id is a percent-encoded URL, and no URL of a worker has a percent sign.
+
+    Raises:
+        InvalidWorkerUrl: it is no URL of a worker.
+    """
+    raw = head.router_fields.get(WORKER)
+    if raw is None:
+        return None
+    return WorkerId(str(WorkerUrl.parse(unquote(raw.decode("latin-1")))))
+
+
+def _positive(head: RequestHead, field: bytes, unit: str) -> float | None:
+    raw = head.router_fields.get(field)
     if raw is None:
         return None
     try:
-        cost = float(raw)
+        number = float(raw)
     except ValueError:
-        cost = math.nan
-    if not 0.0 < cost < math.inf:
-        name = COST.decode()
-        raise InvalidField(name, f"{name} must be a positive number of megapixel-steps")
-    return min(max(cost, COST_MIN), COST_MAX)
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        name = field.decode()
+        raise InvalidField(name, f"{name} must be a positive number of {unit}")
+    return number

@@ -27,7 +27,7 @@ from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shape import LOOK_BYTES, Fields, fields_of
 from sglang_diffusion_routing.proxy.shared import MAX_SPECS, Shared
-from sglang_diffusion_routing.proxy.terms import group, min_version, stated_cost
+from sglang_diffusion_routing.proxy.terms import WORKER, group, min_version, queue_timeout_s, stated_cost, worker
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
 from sglang_diffusion_routing.settings import OnDisconnect
 
@@ -92,7 +92,8 @@ class Work(Exchange):
                 # No form begins with a brace, and finding a field costs as much as reading a small body.
                 content_type = None if body.startswith(b"{") else self.head.field(b"content-type")
                 self._fields = fields_of(body, content_type, whole=self.body_done)
-            if self._shared.leases.scheduler.model_matters:
+            # Whoever names the worker has chosen its model with it.
+            if self._shared.leases.scheduler.model_matters and WORKER not in self.head.router_fields:
                 # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
                 if not self._seen(READ_AHEAD_BYTES) and self.body_bytes < self._next_look_bytes:
                     return
@@ -130,17 +131,15 @@ class Work(Exchange):
         head = self.head
         body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
         size_kib = (head.size_bytes + body_bytes + 1023) // 1024
-        queue_timeout_s = shared.settings.queue_timeout_s
         fields = self._fields
         if (
-            queue_timeout_s is not None
+            shared.settings.queue_timeout_s is not None
             or fields is None
             or self._model is not None
             or self._avoid
             or self._is_particular
         ):
-            deadline_s = None if queue_timeout_s is None else shared.leases.now_s() + queue_timeout_s
-            return self._make_spec(size_kib, deadline_s)
+            return self._make_spec(size_kib, self._deadline_s())
         key = (self._route.name, size_kib, fields)
         spec = shared.specs.get(key)
         if spec is None:
@@ -154,6 +153,12 @@ class Work(Exchange):
         """Whether the client has a name for this request, by which it may be dropped from the queue, or terms."""
         return self.head.request_id is not None or bool(self.head.router_fields)
 
+    def _deadline_s(self) -> float | None:
+        """Give the instant at which waiting ends: the sooner of what the client and the settings say."""
+        asked_s, limit_s = queue_timeout_s(self.head), self._shared.settings.queue_timeout_s
+        timeout_s = limit_s if asked_s is None or (limit_s is not None and limit_s < asked_s) else asked_s
+        return None if timeout_s is None else self._shared.leases.now_s() + timeout_s
+
     def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
         route = self._route
         cost_mpx_steps, cost_known = self._cost()
@@ -166,6 +171,7 @@ class Work(Exchange):
             size_bytes=size_kib * 1024,
             deadline_s=deadline_s,
             avoid=self._avoid,
+            worker=worker(self.head),
             # Reads generate nothing, so no weights matter to them.
             min_version=None if route.safe else min_version(self.head),
             cost_mpx_steps=cost_mpx_steps,
