@@ -54,6 +54,11 @@ class ForkedSim:
         await self.start(*more_flags)
 
     @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    @property
     def is_running(self) -> bool:
         return self._child is not None and self._child.is_running()
 
