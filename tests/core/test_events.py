@@ -15,7 +15,7 @@ pytestmark = pytest.mark.core
 def test_the_pool_takes_in_every_event_there_is() -> None:
     declared = {kind for kind in vars(ev).values() if dataclasses.is_dataclass(kind) and kind.__module__ == ev.__name__}
     assert declared == set(get_args(ev.Event))
-    for handler, kinds in (("_asked", ev.Asked), ("_seen", ev.Seen)):
+    for handler, kinds in (("_told", ev.FleetWide), ("_asked", ev.Asked), ("_seen", ev.Seen)):
         assert set(inspect.getattr_static(Pool, handler).dispatcher.registry) - {object} == set(get_args(kinds))
 
 
