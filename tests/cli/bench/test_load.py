@@ -61,7 +61,7 @@ async def test_a_failure_is_an_outcome_with_its_reason() -> None:
 
 async def test_one_failure_is_not_the_cause_of_the_next() -> None:
     # A worker closes the connection after its 500, without a word.
-    with SimInThread(SimSettings(faults='{"fail_next": 20}')) as sim:
+    with SimInThread(SimSettings(faults='{"broken": true}')) as sim:
         done = await load([sim.url], requests(Task.IMAGE, 20), 1, BOUNDS)
     assert [outcome.error for outcome in done.outcomes] == ["500: Internal Server Error"] * 20
 
