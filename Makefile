@@ -62,5 +62,5 @@ lock: ## pin requirements/dev.txt to the newest versions that pyproject.toml all
 	@PYTHON="$(PYTHON)" tools/lock
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist demo-out
+	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist bench-out demo-out
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
