@@ -60,6 +60,7 @@ SPECS = st.builds(
         lambda names: frozenset(map(worker_id, names))
     ),
     worker=st.sampled_from([*[None] * 6, "a", "b"]).map(lambda name: None if name is None else worker_id(name)),
+    priority=st.sampled_from([0, 0, 0, 4, 9]),
     min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
     cost_mpx_steps=st.sampled_from([1.0, 1.0, 2.0, 50.0]),
     cost_known=st.booleans(),
@@ -267,9 +268,10 @@ class FleetMachine(RuleBasedStateMachine):
 
     def judge_order(self, asker: Asker, worker: Worker) -> None:
         """Nobody earlier in the queue was passed over for this worker, where the order is that of arrival."""
-        if self.weighs:
-            return
         assert asker.ticket is not None
+        undecided = [other.spec.priority for other in self.askers if other.ticket is not None and not other.answers]
+        if self.weighs or len({*undecided, asker.spec.priority}) > 1:
+            return
         for other in self.askers:
             if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
                 continue

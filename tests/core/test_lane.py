@@ -6,6 +6,7 @@ import pytest
 
 from core.fleet import T2I, T2V, Asker, url, worker_id
 from sglang_diffusion_routing.core.lane import NOT_LEARNED, Lane, LaneKey, LineKey, Profile, lane_key
+from sglang_diffusion_routing.core.policies import make_policy
 from sglang_diffusion_routing.core.policies.least_request import LeastRequest
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
@@ -178,8 +179,8 @@ def test_a_lane_knows_how_much_waits_and_how_much_it_has_given_out() -> None:
     its.line_up(third)
     its.step_out(second)
     assert (its.waiting, its.given_out) == (1.0, 5.0)
-    # Overdue once twice the work that waited before it has been given out; the third came when 5 had been.
-    assert [one.due_at for one in (first, second, third)] == [0.0, 10.0, 5.0 + 2 * 7.0]
+    # Overdue once twice the work that waited before it, and its own, is given out; the third came when 5 had been.
+    assert [one.due_at for one in (first, second, third)] == [10.0, 24.0, 5.0 + 2 * 8.0]
 
 
 def test_work_that_failed_elsewhere_is_overdue_at_once() -> None:
@@ -187,3 +188,19 @@ def test_work_that_failed_elsewhere_is_overdue_at_once() -> None:
     its.line_up(ticket(2, WorkSpec(cost_mpx_steps=5.0)))
     its.line_up(retry)
     assert retry.due_at == -math.inf
+
+
+@pytest.mark.parametrize("policy", ["least-request", "least-work"])
+def test_only_work_of_the_same_or_a_higher_priority_is_ahead(policy: str) -> None:
+    its = Lane(lane_key(Needs.ANY, None, {IMAGE}), make_policy(policy, NoChance()))
+    tickets = []
+    for sequence, (priority, cost) in enumerate([(4, 3.0), (0, 5.0), (9, 1.0), (4, 1.0), (0, 1.0)]):
+        spec = WorkSpec(priority=priority, cost_mpx_steps=cost)
+        tickets.append(Ticket(spec, Asker(spec), 0.0, sequence))
+        its.line_up(tickets[-1])
+    assert [ticket.due_at for ticket in tickets] == [6.0, 16.0, 2.0, 10.0, 22.0]
+    assert (its.levels, its.clock) == ({4: 2, 0: 2, 9: 1}, 0.0)
+    for ticket in tickets[:-1]:
+        its.grant(ticket)
+    # What is left has one priority: the order of arrival needs no clock.
+    assert (its.levels, its.clock) == ({0: 1}, -math.inf if policy == "least-request" else 10.0)

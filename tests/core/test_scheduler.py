@@ -8,6 +8,7 @@ from core.machine import FleetMachine
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
+from sglang_diffusion_routing.core.policies import POLICIES
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Needs, Result, WorkSpec
@@ -833,6 +834,46 @@ def test_a_worker_that_is_not_here_has_no_work() -> None:
     fleet.apply(ev.RemovalRequested(A, force=True))
     with pytest.raises(KeyError):
         fleet.scheduler.adopt(worker, JOB, 0.0)
+
+
+# Priorities
+
+
+def prior(priority: int, cost: float = 1.0) -> WorkSpec:
+    return WorkSpec(priority=priority, cost_mpx_steps=cost)
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_of_what_waits_the_higher_priority_is_next(policy: str) -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1), policy)
+    fleet.add("a")
+    running = fleet.ask()
+    waiting = [fleet.ask(prior(*work)) for work in ((0, 9.0), (4,), (9,), (4,))]
+    order = []
+    while any(asker.waits for asker in waiting):
+        before = [asker.waits for asker in waiting]
+        fleet.end(running)
+        ((got, running),) = [(n, asker) for n, asker in enumerate(waiting) if before[n] and not asker.waits]
+        order.append(got)
+    assert order == [2, 1, 3, 0]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES.keys() - {"longest-first"}))
+def test_nobody_waits_for_ever_behind_a_higher_priority(policy: str) -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1), policy)
+    fleet.add("a")
+    running = fleet.ask()
+    ahead = [fleet.ask(prior(0)) for _ in range(5)]
+    low = fleet.ask(prior(0))
+    overtaken = 0
+    while low.waits:
+        urgent = fleet.ask(prior(9))
+        fleet.end(running)
+        running = next(asker for asker in [urgent, *ahead, low] if asker.lease is not None and asker.lease.live)
+        overtaken += running.spec.priority
+        ahead = [asker for asker in [*ahead, urgent] if asker.waits]
+    # It is overdue once twice the work has been given out that waited before it, and its own.
+    assert 5 * 9 <= overtaken <= 7 * 9
 
 
 # Whatever happens, in whatever order

@@ -2,7 +2,7 @@ import pytest
 
 from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
-from sglang_diffusion_routing.proxy.terms import group, min_version, queue_timeout_s, stated_cost, worker
+from sglang_diffusion_routing.proxy.terms import group, min_version, priority, queue_timeout_s, stated_cost, worker
 
 pytestmark = pytest.mark.core
 
@@ -24,8 +24,8 @@ def demanding(value: bytes) -> RequestHead:
 
 def test_a_request_without_terms_demands_nothing() -> None:
     plain = head()
-    terms = (group(plain), min_version(plain), stated_cost(plain), queue_timeout_s(plain), worker(plain))
-    assert terms == ("", None, None, None, None)
+    assert (group(plain), min_version(plain), stated_cost(plain)) == ("", None, None)
+    assert (queue_timeout_s(plain), worker(plain), priority(plain)) == (None, None, 0)
 
 
 def test_the_group_is_what_the_field_says() -> None:
@@ -85,3 +85,17 @@ def test_a_worker_is_named_by_its_url_or_its_id(raw: bytes) -> None:
 def test_a_worker_must_be_named_by_a_url(raw: bytes) -> None:
     with pytest.raises(InvalidWorkerUrl):
         worker(head(b"x-sglang-router-worker: " + raw))
+
+
+@pytest.mark.parametrize(
+    ("raw", "number"),
+    [(b"training", 0), (b"batch", 0), (b"evaluation", 4), (b"Interactive", 8), (b"0", 0), (b"9", 9)],
+)
+def test_a_priority_is_a_name_or_a_number(raw: bytes, number: int) -> None:
+    assert priority(head(b"x-sglang-router-priority: " + raw)) == number
+
+
+@pytest.mark.parametrize("raw", [b"", b"-1", b"10", b"1.5", b"high", "²".encode(), b"9" * 5000])
+def test_a_priority_out_of_range_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidField, match="batch, training, evaluation, interactive, or a whole number from 0 to 9"):
+        priority(head(b"x-sglang-router-priority: " + raw))

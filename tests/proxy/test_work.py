@@ -283,6 +283,9 @@ def demanding(version: bytes, path: bytes = b"/rollout/generate") -> bytes:
     return post(path, b"{}", b"x-sglang-router-min-weight-version: " + version)
 
 
+URGENCIES = [(b"0", b"training"), (b"1", b"evaluation"), (b"2", b"9")]
+
+
 class TestTerms:
     async def test_pinned_work_goes_to_its_worker_and_waits_for_it(self) -> None:
         async with world(2, cap=1) as two:
@@ -317,6 +320,24 @@ class TestTerms:
     ) -> None:
         client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-worker: " + name))
         assert await code(client) == answer
+
+    async def test_what_is_more_urgent_is_next(self) -> None:
+        async with world(1, cap=1) as one:
+            running, peer, _ = await started(one)
+            asked = [post(b"/rollout/generate", body, b"x-sglang-router-priority: " + name) for body, name in URGENCIES]
+            clients = []
+            for number, each in enumerate(asked, 1):
+                clients.append(await one.ask(each))
+                await eventually(lambda number=number: one.fleet.scheduler.queued == number)
+            await peer.send(sized())
+            assert (await reply(running))[0] == 200
+            assert [(await serve(peer, sized()))[-1:] for _ in asked] == [b"2", b"1", b"0"]
+            assert [(await reply(client))[0] for client in clients] == [200, 200, 200]
+            await one.released(*[(0, Result.OK, 200)] * 4)
+
+    async def test_a_priority_that_is_none_is_a_400(self, one: World) -> None:
+        client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-priority: high"))
+        assert await code(client) == (400, "invalid_field")
 
     @pytest.mark.parametrize("limit_s", [None, 3600.0])
     async def test_a_request_may_say_how_long_it_waits(self, limit_s: float | None) -> None:

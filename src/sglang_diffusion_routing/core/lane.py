@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from math import inf
 from typing import NamedTuple
 
-from sglang_diffusion_routing.core.line import PATIENCE, Line, make_line
+from sglang_diffusion_routing.core.line import PATIENCE, Line, Order, make_line
 from sglang_diffusion_routing.core.policies import Policy, soonest
 from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
@@ -75,16 +75,17 @@ is not: a look at one station costs 0.2 microseconds."""
 
 
 class LineKey(NamedTuple):
-    """What decides, within a lane, whether a ticket can be granted: tickets alike stand in one line."""
+    """What decides, within a lane, whether a ticket can be granted, and before which others: alike, in one line."""
 
     avoid: frozenset[WorkerId]
     creates_job: bool
     min_version: str | None = None
     worker: WorkerId | None = None
+    priority: int = 0
 
     @classmethod
     def of(cls, spec: WorkSpec) -> LineKey:
-        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker)
+        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority)
 
 
 class Lane:
@@ -93,9 +94,10 @@ class Lane:
     free: stations with room. full: those without. sleepers: asleep, for what may go there.
     hope: number of stations worth waiting for.
     waiting: work of all tickets; given_out: of all that were granted. In megapixel-steps.
+    levels: number of tickets by priority.
     """
 
-    __slots__ = ("free", "full", "given_out", "hope", "key", "lines", "policy", "sleepers", "waiting")
+    __slots__ = ("free", "full", "given_out", "hope", "key", "levels", "lines", "policy", "sleepers", "waiting")
 
     def __init__(self, key: LaneKey, policy: Policy) -> None:
         self.key = key
@@ -105,6 +107,7 @@ class Lane:
         self.sleepers: OrderedDict[Station, None] = OrderedDict()
         self.hope = 0
         self.lines: dict[LineKey, Line] = {}
+        self.levels: dict[int, int] = {}
         self.waiting = 0.0
         self.given_out = 0.0
 
@@ -185,20 +188,36 @@ class Lane:
 
     # Tickets.
 
+    @property
+    def clock(self) -> float:
+        """What tickets age by: the work given out; it stands still while arrival alone decides who is next."""
+        return -inf if self.policy.order is Order.ARRIVAL and len(self.levels) < 2 else self.given_out
+
     def line_up(self, ticket: Ticket) -> None:
-        key, cost = LineKey.of(ticket.spec), ticket.spec.cost_mpx_steps
+        spec = ticket.spec
+        key, cost, level = LineKey.of(spec), spec.cost_mpx_steps, spec.priority
         # Work that failed elsewhere has had its turn.
-        ticket.due_at = -inf if ticket.spec.avoid else self.given_out + PATIENCE * self.waiting
+        ticket.due_at = -inf if spec.avoid else self.given_out + PATIENCE * (self._ahead_of(level) + cost)
         self.waiting += cost
+        self.levels[level] = self.levels.get(level, 0) + 1
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = make_line(self.policy.order)
         line.add(ticket)
 
+    def _ahead_of(self, level: int) -> float:
+        """Give the work that waits before a newcomer of this priority, in megapixel-steps."""
+        if not self.levels or min(self.levels) >= level:
+            return self.waiting
+        return sum(line.work for key, line in self.lines.items() if key.priority >= level)
+
     def step_out(self, ticket: Ticket) -> None:
-        key = LineKey.of(ticket.spec)
+        key, level = LineKey.of(ticket.spec), ticket.spec.priority
         line = self.lines[key]
         line.remove(ticket)
+        self.levels[level] -= 1
+        if not self.levels[level]:
+            del self.levels[level]
         self.waiting -= ticket.spec.cost_mpx_steps
         if not line:
             del self.lines[key]

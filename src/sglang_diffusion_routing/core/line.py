@@ -1,4 +1,4 @@
-"""The order of tickets that wait for the same: by arrival, or the longest first."""
+"""The order of tickets that wait for the same, with the same priority: by arrival, or the longest first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operator import itemgetter
 from sglang_diffusion_routing.core.work import Ticket
 
 PATIENCE = 2.0
-"""A ticket is overdue when this times the work has been given out that had to be by arrival order."""
+"""A ticket is overdue when this times the work has been given out that would be by arrival order, its own included."""
 
 
 class Order(Enum):
@@ -28,9 +28,13 @@ Rank = tuple[float, float, int]
 
 
 class Line:
-    """Tickets in the order of their arrival."""
+    """Tickets in the order of their arrival.
+
+    work: of all of them, in megapixel-steps.
+    """
 
     def __init__(self) -> None:
+        self.work = 0.0
         self._tickets: OrderedDict[Ticket, None] = OrderedDict()
         self._held: dict[Ticket, float] = {}
 
@@ -42,8 +46,10 @@ class Line:
 
     def add(self, ticket: Ticket) -> None:
         self._tickets[ticket] = None
+        self.work += ticket.spec.cost_mpx_steps
 
     def remove(self, ticket: Ticket) -> None:
+        self.work -= ticket.spec.cost_mpx_steps
         del self._tickets[ticket]
         self._held.pop(ticket, None)
 
@@ -55,16 +61,19 @@ class Line:
         """Give a ticket that may not be kept back any longer, the one that was kept back first."""
         return next((ticket for ticket, until_s in self._held.items() if until_s <= now_s), None)
 
-    def head(self, given_out: float) -> Ticket:
+    def head(self, clock: float) -> Ticket:
         """Give the ticket that is next.
 
         Args:
-            given_out: work that the lane has given out so far, in megapixel-steps: the clock by which tickets age.
+            clock: work that the lane has given out so far, in megapixel-steps: what tickets age by.
         """
         return next(iter(self._tickets))
 
-    def rank(self, ticket: Ticket, given_out: float) -> Rank:
-        return (0.0, 0.0, ticket.sequence)
+    def rank(self, ticket: Ticket, clock: float) -> Rank:
+        """Place a ticket among those of other lines: what is overdue first, then by priority."""
+        if ticket.due_at <= clock:
+            return (-inf, ticket.due_at, ticket.sequence)
+        return (-ticket.spec.priority, 0.0, ticket.sequence)
 
     def longest_within(self, cost: float) -> Ticket | None:
         """Give the longest ticket of at most this much work, in megapixel-steps."""
@@ -78,8 +87,9 @@ class LongestLine(Line):
     Timing Anomalies", 1969: at most 4/3 of the shortest makespan on equal workers, where arrival order may take 2).
 
     aged: whether a ticket can be overdue. It is once the lane has given out `PATIENCE` times the work that waited
-    before it when it came; arrival order would have given out that work once. Tickets that were overdue before x had
-    at most x / 2 of work, so none of them waits for more than the longest piece on top of its double.
+    before it when it came, and its own; arrival order would have given out that work once. Tickets that became overdue
+    between y and x have at most (x - y) / 2 of work, but for the first of them, so none of them waits for more than its
+    double, that first one and the longest piece.
     """
 
     def __init__(self, *, aged: bool) -> None:
@@ -102,15 +112,15 @@ class LongestLine(Line):
             place = bisect_left(self._by_due, (ticket.due_at, ticket.sequence), key=_place)
             del self._by_due[place]
 
-    def head(self, given_out: float) -> Ticket:
-        if self._by_due and self._by_due[0][0] <= given_out:
+    def head(self, clock: float) -> Ticket:
+        if self._by_due and self._by_due[0][0] <= clock:
             return self._by_due[0][2]
         return self._by_length[-1][2]
 
-    def rank(self, ticket: Ticket, given_out: float) -> Rank:
-        if self._aged and ticket.due_at <= given_out:
+    def rank(self, ticket: Ticket, clock: float) -> Rank:
+        if self._aged and ticket.due_at <= clock:
             return (-inf, ticket.due_at, ticket.sequence)
-        return (-ticket.spec.cost_mpx_steps, 0.0, ticket.sequence)
+        return (-ticket.spec.priority, -ticket.spec.cost_mpx_steps, ticket.sequence)
 
     def longest_within(self, cost: float) -> Ticket | None:
         place = bisect_right(self._by_length, cost, key=itemgetter(0))

@@ -41,10 +41,11 @@ class Matching:
         while True:
             ready: list[tuple[Rank, Ticket, Lane, LineKey]] = []
             for lane in lanes:
+                clock = lane.clock
                 for key, line in lane.lines.items():
                     if (lane, key) not in held and self._can_grant(lane, key, freed):
-                        ticket = line.head(lane.given_out)
-                        ready.append((line.rank(ticket, lane.given_out), ticket, lane, key))
+                        ticket = line.head(clock)
+                        ready.append((line.rank(ticket, clock), ticket, lane, key))
             if not ready:
                 return
             _, ticket, lane, key = min(ready)

@@ -32,6 +32,7 @@ class WorkSpec:
     deadline_s: instant at which waiting ends with `QueueTimeout`, None for never.
     avoid: workers that already failed this work.
     worker: the one worker that may do it; None for any.
+    priority: of what waits, higher is next.
     min_version: weight version that the worker must have, or a later one in the ledger's order; None for any.
     cost_mpx_steps: how much work it is; cost_known: whether that was read or stated, and is no guess.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
@@ -46,6 +47,7 @@ class WorkSpec:
     deadline_s: float | None = None
     avoid: frozenset[WorkerId] = frozenset()
     worker: WorkerId | None = None
+    priority: int = 0
     min_version: str | None = None
     cost_mpx_steps: float = UNKNOWN_COST_MPX_STEPS
     cost_known: bool = False

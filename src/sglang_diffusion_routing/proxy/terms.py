@@ -16,6 +16,9 @@ GROUP = b"x-sglang-router-group"
 """Names the group that a request belongs to, such as all samples of one prompt."""
 MIN_VERSION = b"x-sglang-router-min-weight-version"
 """Names the weight version that the worker must have, or a later one."""
+PRIORITY = b"x-sglang-router-priority"
+"""Says how urgent the request is: of what waits, higher is next."""
+PRIORITIES = {b"batch": 0, b"training": 0, b"evaluation": 4, b"interactive": 8}
 QUEUE_TIMEOUT = b"x-sglang-router-queue-timeout"
 """States for how many seconds the request may wait for a worker."""
 WORKER = b"x-sglang-router-worker"
@@ -56,6 +59,24 @@ def stated_cost(head: RequestHead) -> float | None:
     """
     cost = _positive(head, COST, "megapixel-steps")
     return None if cost is None else min(max(cost, COST_MIN), COST_MAX)
+
+
+def priority(head: RequestHead) -> int:
+    """Give the request's priority, 0 when it states none.
+
+    Raises:
+        InvalidField: it is neither a name nor a number of the range.
+    """
+    raw = head.router_fields.get(PRIORITY)
+    if raw is None:
+        return 0
+    named = PRIORITIES.get(raw.lower())
+    if named is not None:
+        return named
+    if len(raw) == 1 and raw.isdigit():
+        return int(raw)
+    field, names = PRIORITY.decode(), ", ".join(name.decode() for name in PRIORITIES)
+    raise InvalidField(field, f"{field} must be {names}, or a whole number from 0 to 9")
 
 
 def queue_timeout_s(head: RequestHead) -> float | None:

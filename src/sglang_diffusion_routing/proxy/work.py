@@ -27,7 +27,15 @@ from sglang_diffusion_routing.proxy.peek import json_string, named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shape import LOOK_BYTES, Fields, fields_of
 from sglang_diffusion_routing.proxy.shared import MAX_SPECS, Shared
-from sglang_diffusion_routing.proxy.terms import WORKER, group, min_version, queue_timeout_s, stated_cost, worker
+from sglang_diffusion_routing.proxy.terms import (
+    WORKER,
+    group,
+    min_version,
+    priority,
+    queue_timeout_s,
+    stated_cost,
+    worker,
+)
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
 from sglang_diffusion_routing.settings import OnDisconnect
 
@@ -172,6 +180,7 @@ class Work(Exchange):
             deadline_s=deadline_s,
             avoid=self._avoid,
             worker=worker(self.head),
+            priority=priority(self.head),
             # Reads generate nothing, so no weights matter to them.
             min_version=None if route.safe else min_version(self.head),
             cost_mpx_steps=cost_mpx_steps,
