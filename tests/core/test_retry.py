@@ -8,27 +8,20 @@ from sglang_diffusion_routing.core.retry import BUDGET_SPARE, Failure, RetryBudg
 
 pytestmark = pytest.mark.core
 
-# By failure, workers that died under the request, and retries; everything else may not.
-MAY = {
-    *((Failure.CONNECT, died, retries) for died, retries in itertools.product((0, 1), (1, 2, 9))),
-    *((Failure.ASLEEP, died, retries) for died, retries in itertools.product((0, 1), (1, 2, 9))),
-    *((Failure.DIED, 1, retries) for retries in (1, 2, 9)),
-}
+# By failure: whether it may, given retries and the workers that have died under the request and failed it.
+NEVER = {Failure.TIMED_OUT, Failure.BEGUN}
+NOTHING_RAN = {Failure.CONNECT, Failure.ASLEEP}
+PASTS = [(killed, failed) for killed, failed in itertools.product(range(4), range(4)) if killed <= failed]
 
 
-# A death counts itself.
-CASES = [
-    (failure, died, retries)
-    for failure, died, retries in itertools.product(Failure, (0, 1, 2, 3), (0, 1, 2, 9))
-    if died or failure is not Failure.DIED
-]
-
-
-@pytest.mark.parametrize(("failure", "died", "retries"), CASES)
+@pytest.mark.parametrize("retries", [0, 1, 2, 9])
+@pytest.mark.parametrize(("killed", "failed"), PASTS)
+@pytest.mark.parametrize("failure", Failure)
 def test_only_what_cannot_still_be_running_is_sent_again_and_never_after_two_deaths(
-    failure: Failure, died: int, retries: int
+    failure: Failure, killed: int, failed: int, retries: int
 ) -> None:
-    assert may_retry(failure, died, RetryLimits(retries)) is ((failure, died, retries) in MAY)
+    expected = failure not in NEVER and killed < 2 and retries > 0 and (failure in NOTHING_RAN or failed <= retries)
+    assert may_retry(failure, RetryLimits(retries), killed=killed, failed=failed) is expected
 
 
 @pytest.mark.parametrize(

@@ -866,6 +866,79 @@ class TestFailover:
         await two.released((number, Result.SERVER_ERROR, 500))
 
 
+class TestRetryOn:
+    @pytest.mark.parametrize("status", [b"500 Oops", b"502 Bad Gateway", b"503 Unavailable", b"504 Timeout"])
+    async def test_a_status_that_was_asked_for_goes_elsewhere(self, status: bytes) -> None:
+        async with world(2, retry_on=(int(status[:3]),)) as two:
+            client, peer, number = await started(two, post(body=b"the same"))
+            await peer.send(sized(b"no", status))
+            assert (await serve(await two.accept(), sized())).endswith(b"the same")
+            status_code, fields, body = await reply(client)
+            other = str(two.workers[1 - number].url).encode()
+            assert (status_code, fields[b"x-sglang-router-worker"], body) == (200, other, b"ok")
+            await two.released((number, Result.SERVER_ERROR, int(status[:3])), (1 - number, Result.OK, 200))
+
+    async def test_another_status_does_not(self) -> None:
+        async with world(2, retry_on=(503,)) as two:
+            client, peer, number = await started(two)
+            await peer.send(sized(b"no", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"no")
+            await two.released((number, Result.SERVER_ERROR, 500))
+
+    async def test_when_all_say_so_the_last_answer_counts(self) -> None:
+        async with world(3, retry_on=(500,)) as three:
+            client, peer, number = await started(three)
+            await peer.send(sized(b"first", SERVER_ERROR))
+            second = await three.accept()
+            await serve(second, sized(b"second", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"second")
+            other = three.number(second)
+            await three.released((number, Result.SERVER_ERROR, 500), (other, Result.SERVER_ERROR, 500))
+
+    @pytest.mark.parametrize("framing", ["sized", "chunked"])
+    async def test_without_another_worker_the_answer_is_the_worker_s_own(self, framing: str) -> None:
+        async with world(1, retry_on=(500,)) as one:
+            client, peer, _ = await started(one)
+            if framing == "sized":
+                await peer.send(sized(b"no", SERVER_ERROR))
+                status, fields, body = await reply(client)
+                assert (status, body) == (500, b"no")
+                assert fields[b"x-sglang-router-worker"] == str(one.workers[0].url).encode()
+            else:
+                raw = b"2\r\nno\r\n0\r\n\r\n"
+                await peer.send(b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n" + raw)
+                assert b" 500 Oops\r\n" in await client.read_head()
+                assert await client.read(len(raw)) == raw
+            await one.released((0, Result.SERVER_ERROR, 500))
+
+    async def test_nor_is_it_that_another_worker_could_not_be_reached(self) -> None:
+        async with world(1, retry_on=(500,)) as two:
+            client, peer, _ = await started(two)
+            stopped = await two.add_worker()
+            stopped.stop()
+            await peer.send(sized(b"no", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"no")
+            await two.released((0, Result.SERVER_ERROR, 500), (1, Result.CONNECT_FAILED, 0))
+
+    async def test_a_failure_and_a_death_share_the_retries(self) -> None:
+        async with world(3, retry_on=(500,)) as three:
+            client, peer, number = await started(three)
+            await peer.send(sized(b"no", SERVER_ERROR))
+            second = await three.accept()
+            await serve(second)
+            other = three.number(second)
+            await second.close()
+            assert await code(client) == (502, "upstream_died")
+            await three.released((number, Result.SERVER_ERROR, 500), (other, Result.DIED, 0))
+
+    async def test_a_body_that_is_not_kept_is_not_sent_again(self) -> None:
+        async with world(2, retry_on=(500,), replay_max_bytes=10) as two:
+            client, peer, number = await started(two, post(body=b"x" * 11))
+            await peer.send(sized(b"no", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"no")
+            await two.released((number, Result.SERVER_ERROR, 500))
+
+
 class TestRetryBudget:
     async def lost(self, world: World, requests: int) -> list[Peer]:
         """Let the first worker fail this many requests at once while a second one is there."""

@@ -67,3 +67,14 @@ def test_every_setting_is_read_by_the_router() -> None:
     )
     unread = [field for field in Settings.model_fields if not re.search(rf"\.{field}\b", code)]
     assert [field for field in unread if field not in {"log_level", "verbose"}] == []  # read as effective_log_level
+
+
+@pytest.mark.parametrize("value", ["500 503", "500,503", [500, 503], ["500", "503"], (500, 503)])
+def test_failures_to_try_elsewhere_are_given_by_their_statuses(value: object) -> None:
+    assert Settings.model_validate({"retry_on": value}).retry_on == (500, 503)
+
+
+@pytest.mark.parametrize("value", ["499", "501", "5xx", [500.0], 500, "timeout"])
+def test_only_failures_of_workers_can_be_tried_elsewhere(value: object) -> None:
+    with pytest.raises(ValidationError, match="retry_on"):
+        Settings.model_validate({"retry_on": value})

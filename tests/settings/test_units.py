@@ -134,3 +134,14 @@ def test_a_lone_address_is_a_network_of_one() -> None:
 def test_what_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"must hold addresses or networks like 10\.0\.0\.0/8"):
         units.read_network(text)
+
+
+@pytest.mark.parametrize("value", ["1 2", "1,2", [1, 2], ["1", 2]])
+def test_whole_numbers_come_in_lists(value: object) -> None:
+    assert units.read_counts(value) == (1, 2)
+
+
+@pytest.mark.parametrize("value", [1, "1 b", [1.5], [True], [[1]]])
+def test_a_list_of_anything_else_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be a"):
+        units.read_counts(value)

@@ -24,37 +24,39 @@ class Failure(Enum):
     TIMED_OUT = "timed out"
     """No answer in time."""
     STATUS = "status"
-    """Any other reply, whatever its status."""
+    """A whole reply whose status operators may ask to have tried elsewhere."""
     BEGUN = "begun"
     """The connection broke after the reply's head."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """retries: sends after the first; 0 for none."""
+    """retries: sends after the first; 0 for none. statuses: of the replies that are tried elsewhere when asked."""
 
     retries: int = 1
+    statuses: frozenset[int] = frozenset()
 
 
-def may_retry(failure: Failure, attempts: int, limits: RetryLimits) -> bool:
+def may_retry(failure: Failure, limits: RetryLimits, *, killed: int, failed: int) -> bool:
     """Tell whether `failure` may be sent to another worker.
 
     A connect failure may, since no worker has seen the request, and each worker is tried once at most; so may what a
     sleeping worker turned down. A worker that died before its response head may, once: a request that has killed two
-    workers is answered 502 with both names. A timeout or an HTTP error may not, since the generation may still be
-    running (HAProxy's `retry-on` warns of it), and a response that has begun never may.
+    workers is answered 502 with both names. A timeout may not, since the generation may still be running (HAProxy's
+    `retry-on` warns of it); an HTTP error may only when asked; a response that has begun never may.
 
     Args:
-        attempts: workers that the request has reached and that died under it.
+        killed: workers that the request has reached and that died under it.
+        failed: workers that have had the request and failed it, dead ones included.
     """
-    if limits.retries == 0:
+    if limits.retries == 0 or killed >= _DEADLY:
         return False
     match failure:
         case Failure.CONNECT | Failure.ASLEEP:
-            return attempts < _DEADLY
-        case Failure.DIED:
-            return attempts <= limits.retries and attempts < _DEADLY
-        case Failure.TIMED_OUT | Failure.STATUS | Failure.BEGUN:
+            return True
+        case Failure.DIED | Failure.STATUS:
+            return failed <= limits.retries
+        case Failure.TIMED_OUT | Failure.BEGUN:
             return False
 
 

@@ -468,6 +468,10 @@ class Exchange(Turns):
         if upstream is not None:
             self.upstreams.give_back(upstream)
 
+    def answer(self, head: ReplyHead, body: bytes) -> None:
+        """Give the client a whole reply that was swallowed before, and end; no worker has the request now."""
+        self._pass_head(head, body, True)
+
     def fail(self, error: RouterError) -> None:
         """Answer the client with an error of the router and end; nothing of a reply has been sent."""
         downstream, joined = self._leave_clients()

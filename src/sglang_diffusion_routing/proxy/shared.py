@@ -111,6 +111,6 @@ class Shared:
         self.specs: dict[tuple[str, int, Fields], WorkSpec] = {}
         self.heads = HeadWriter()
         self.repeats = Repeats()
-        self.retry_limits = RetryLimits(retries=settings.retries)
+        self.retry_limits = RetryLimits(settings.retries, frozenset(settings.retry_on))
         self.retry_budget = RetryBudget(settings.retry_budget_percent)
         self.tunnels = Tunnels(self.counters)

@@ -63,7 +63,9 @@ class Work(Exchange):
     _next_look_bytes = 0
     _avoid: frozenset[WorkerId] = frozenset()
     _killed: tuple[str, ...] = ()
+    _failed = 0
     _last_error: RouterError | None = None
+    _last_reply: tuple[ReplyHead, bytes] | None = None
     _fresh_only = False
     _on_reused = False
     _sent_s = 0.0
@@ -207,7 +209,10 @@ class Work(Exchange):
     def refused(self, error: RouterError) -> None:
         """No worker will come: answer with what went wrong on the last one, if any was tried."""
         self._ticket = None
-        self.fail(self._last_error or error)
+        if self._last_reply is not None:
+            self.answer(*self._last_reply)
+        else:
+            self.fail(self._last_error or error)
 
     def _go(self, lease: Lease) -> None:
         self._lease = lease
@@ -290,7 +295,7 @@ class Work(Exchange):
         return with_relative_locations(head.lines, self._worker.worker_id)
 
     def hold_limit_bytes(self, head: ReplyHead) -> int:
-        if is_telling(head.status):
+        if is_telling(head.status) or head.status in self._shared.retry_limits.statuses:
             return HOLD_BYTES
         if self._route.creates_job and head.status < 300:
             return JOB_REPLY_BYTES
@@ -301,10 +306,17 @@ class Work(Exchange):
             # For an HTTP/1.0 client the chunks are decoded already.
             return self._hand_over_job(decoded(body) if head.chunked and not self.head.http_10 else body)
         self._result = result_of(head.status, body)
-        if self._result not in _RETRIED_REPLIES or not self.has_clients or not (self.replayable and self.body_done):
+        if not self.has_clients or not (self.replayable and self.body_done):
             return Held.SEND
-        if not self._may_retry(Failure.ASLEEP):
+        ran = self._result not in _RETRIED_REPLIES
+        if ran and head.status not in self._shared.retry_limits.statuses:
             return Held.SEND
+        self._failed += ran
+        if not self._may_retry(Failure.STATUS if ran else Failure.ASLEEP):
+            return Held.SEND
+        if ran:
+            # Should no other worker come, this is the answer.
+            self._last_reply = head, body
         self._try_elsewhere(self._result, head.status, None)
         return Held.SWALLOW
 
@@ -361,7 +373,8 @@ class Work(Exchange):
             self._died(replayable=self.replayable)
             return
         self._last_error = error
-        if may_retry(Failure.CONNECT, len(self._killed), self._shared.retry_limits):
+        limits = self._shared.retry_limits
+        if may_retry(Failure.CONNECT, limits, killed=len(self._killed), failed=self._failed):
             self._try_elsewhere(Result.CONNECT_FAILED, 0, error)
         else:
             self._result = Result.CONNECT_FAILED
@@ -382,6 +395,8 @@ class Work(Exchange):
         worker = self._worker
         assert worker is not None
         self._killed += (str(worker.url),)
+        self._failed += 1
+        self._last_reply = None
         error = UpstreamDied(list(self._killed))
         if replayable and self._may_retry(Failure.DIED):
             self._try_elsewhere(Result.DIED, 0, error)
@@ -392,7 +407,7 @@ class Work(Exchange):
     def _may_retry(self, failure: Failure) -> bool:
         """Tell whether what a worker has had may go to another; if so, it counts as a retry until its end."""
         shared = self._shared
-        if not may_retry(failure, len(self._killed), shared.retry_limits):
+        if not may_retry(failure, shared.retry_limits, killed=len(self._killed), failed=self._failed):
             return False
         if not self._is_retry:
             scheduler = shared.leases.scheduler

@@ -16,6 +16,7 @@ from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.settings.units import (
     Bytes,
     Count,
+    Counts,
     Networks,
     OptionalCount,
     OptionalSeconds,
@@ -118,6 +119,13 @@ class Settings(BaseModel):
         ge=0,
     )
     retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
+    retry_on: Counts = _setting(
+        "Routing",
+        (),
+        "also try another worker after short replies with these statuses, of 500, 502, 503 and 504; the first worker "
+        "may have done the work",
+        word="STATUS",
+    )
     retry_budget_percent: Count = _setting(
         "Routing",
         20,
@@ -209,6 +217,15 @@ class Settings(BaseModel):
         except InvalidField as error:
             raise ValueError(error.message) from None
         return entries
+
+    @field_validator("retry_on")
+    @classmethod
+    def _retriable(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
+        """Refuse statuses that are no failure of a worker."""
+        unknown = set(statuses) - {500, 502, 503, 504}
+        if unknown:
+            raise ValueError(f"must hold none but 500, 502, 503 and 504, not {min(unknown)}")
+        return statuses
 
     @property
     def effective_log_level(self) -> LogLevel:

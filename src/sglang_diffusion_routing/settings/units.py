@@ -93,6 +93,12 @@ def read_list(value: object) -> tuple[str, ...]:
     raise ValueError(f"must be a list of words, not {value!r}")
 
 
+def read_counts(value: object) -> tuple[int, ...]:
+    """Read a list of whole numbers: a YAML list, or text with commas or blanks between them."""
+    items = value if isinstance(value, list | tuple) else read_list(value)
+    return tuple(read_count(item) for item in items)
+
+
 def read_network(value: object) -> IpNetwork:
     """Read an address or a network in CIDR notation."""
     if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
@@ -108,6 +114,7 @@ Bytes = Annotated[int, BeforeValidator(read_bytes)]
 Count = Annotated[int, BeforeValidator(read_count)]
 Switch = Annotated[bool, BeforeValidator(read_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
+Counts = Annotated[tuple[int, ...], BeforeValidator(read_counts)]
 Networks = Annotated[tuple[Annotated[IpNetwork, BeforeValidator(read_network)], ...], BeforeValidator(read_list)]
 OptionalSeconds = Annotated[Seconds | None, BeforeValidator(read_optional)]
 OptionalText = Annotated[str | None, BeforeValidator(read_text_or_off)]
