@@ -836,6 +836,51 @@ def test_a_worker_that_is_not_here_has_no_work() -> None:
         fleet.scheduler.adopt(worker, JOB, 0.0)
 
 
+# When to come back
+
+
+def crowded(cost: float, speed: float | None, waiting: int) -> Fleet:
+    """Two workers of a known speed, in megapixel-steps per second, with a piece each, and a queue that is full."""
+    fleet = Fleet(SchedulerLimits(QueueLimits(max_requests=waiting), max_concurrency=1))
+    for name in "ab":
+        fleet.add(name)
+        learned = fleet.scheduler.speed_of(worker_id(name))
+        assert learned is not None
+        if speed is not None:
+            learned.learn(speed, 1.0)
+    for _ in range(2 + waiting):
+        fleet.ask(WorkSpec(cost_mpx_steps=cost))
+    return fleet
+
+
+@pytest.mark.parametrize(
+    ("cost", "speed", "after_s"),
+    [(10.0, 2.0, 15), (10.0, 0.1, 60), (10.0, 1000.0, 1), (10.0, None, 1)],
+    ids=["as long as it takes", "a minute at most", "a second at least", "a second when nothing is known"],
+)
+def test_a_full_queue_says_when_the_work_ahead_will_have_been_done(
+    cost: float, speed: float | None, after_s: int
+) -> None:
+    error = crowded(cost, speed, waiting=4).ask(WorkSpec(cost_mpx_steps=cost)).error
+    assert (type(error), error and error.retry_after_s) == (QueueFull, after_s)
+
+
+def test_work_that_must_be_done_by_now_is_not_ahead() -> None:
+    fleet = crowded(10.0, 2.0, waiting=4)
+    fleet.now_s = 4.0
+    error = fleet.ask().error
+    assert error is not None
+    assert error.retry_after_s == 11
+
+
+def test_nobody_can_say_when_workers_that_are_away_will_be_done() -> None:
+    fleet = crowded(10.0, 2.0, waiting=4)
+    for asker in (A, B):
+        fleet.apply(ev.RefitRequested(asker, "refit-1", "v1"))
+    error = fleet.ask().error
+    assert (type(error), error and error.retry_after_s) == (QueueFull, 1)
+
+
 # Priorities
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
+from math import ceil
 
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.lane import Lane
@@ -18,6 +20,11 @@ from sglang_diffusion_routing.errors import (
     WeightsUnmet,
     WorkerUnavailable,
 )
+
+SOONEST_S, LATEST_S = 1, 60
+"""Bounds of the time after which to ask again: trainers do so 60 times, and the queue may empty itself."""
+LOOK = 64
+"""Workers whose speed and work are looked at one by one; what more there are is taken to be like these."""
 
 
 class Prospects:
@@ -53,6 +60,19 @@ class Prospects:
         if not self._lanes.capable(spec.needs):
             return NoCapableWorker(spec.needs.value)
         return NoRoutableWorker(self._lanes.by_status(lane))
+
+    def done_in_s(self, lane: Lane, now_s: float) -> int:
+        """Give the seconds in which the lane's workers will have done what they have and what waits, within bounds.
+
+        While no worker's speed is known, and while none takes work, nobody can tell: then it is the lower bound.
+        """
+        looked_at = list(islice(chain(lane.free, lane.full), LOOK))
+        if not any(station.speed.per_s for station in looked_at):
+            return SOONEST_S
+        share = len(looked_at) / (lane.free.size + lane.full.size)
+        work = lane.waiting * share + sum(station.backlog(now_s) for station in looked_at)
+        seconds = work / sum(station.speed.expected for station in looked_at)
+        return min(max(ceil(seconds), SOONEST_S), LATEST_S)
 
     def overdue(self, lane: Lane, ticket: Ticket, now_s: float) -> RouterError | None:
         """Say why a ticket whose time has come is to wait no longer; None if it may, for room."""

@@ -22,9 +22,6 @@ from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError, UnknownWorker
 
-# Trainers try again every second (up to 60 times); a longer wait would only let others overtake them.
-QUEUE_FULL_RETRY_AFTER_S = 1
-
 
 class Scheduler:
     """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
@@ -123,7 +120,8 @@ class Scheduler:
                 raise self._prospects.in_vain(lane, spec)
         bound = self._queue.met(spec)
         if bound is not None:
-            raise QueueFull(self._queue.count, bound, QUEUE_FULL_RETRY_AFTER_S, self._lanes.by_status(lane))
+            back_in_s = self._prospects.done_in_s(lane, now_s)
+            raise QueueFull(self._queue.count, bound, back_in_s, self._lanes.by_status(lane))
         ticket = self._queue.enter(spec, waiter, now_s)
         lane.line_up(ticket)
         return ticket
