@@ -52,10 +52,19 @@ class WorkerView(_Reply):
     labels: dict[str, str]
 
 
+class QueueView(_Reply):
+    """What waits in the router for a worker."""
+
+    requests: int
+    bytes: int = Field(description="heads and bodies that are kept for them")
+    oldest_seconds: float | None = Field(description="how long the oldest has waited; null while nothing waits")
+
+
 class WorkerList(_Reply):
-    """Every worker, in the order of registration."""
+    """Every worker, in the order of registration, and what waits for any of them."""
 
     workers: list[WorkerView]
+    queue: QueueView
 
 
 class WorkerReply(_Reply):

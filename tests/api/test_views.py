@@ -1,6 +1,6 @@
 import pytest
 
-from sglang_diffusion_routing.api.views import BATCH, view, view_all
+from sglang_diffusion_routing.api.views import BATCH, view, view_all, view_queue
 from sglang_diffusion_routing.core.events import (
     CapabilityLearned,
     CommandSucceeded,
@@ -14,7 +14,7 @@ from sglang_diffusion_routing.core.events import (
     WorkerRegistered,
     WorkerRestarted,
 )
-from sglang_diffusion_routing.core.work import Lease, Needs, Result, WorkSpec
+from sglang_diffusion_routing.core.work import Lease, Needs, Result, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from support.fleet import RecordingFleet
 
@@ -116,3 +116,18 @@ async def test_all_are_shown_in_order_however_many() -> None:
     for url in urls:
         fleet.join(url)
     assert [shown.url for shown in await view_all(fleet.pool.workers.values(), fleet.scheduler)] == urls
+
+
+async def test_the_queue_shows_what_waits_and_for_how_long() -> None:
+    fleet = RecordingFleet()
+    fleet.join("http://gpu-1:30000", "T2I")
+    fleet.scheduler.pause()
+    tickets = [
+        fleet.scheduler.acquire(WorkSpec(size_bytes=size), Client(), now_s) for size, now_s in ((3, 10.0), (4, 12.0))
+    ]
+    shown = view_queue(fleet.scheduler, 15.0).model_dump()
+    assert shown == {"requests": 2, "bytes": 7, "oldest_seconds": 5.0}
+    for ticket in tickets:
+        assert isinstance(ticket, Ticket)
+        fleet.abandon(ticket)
+    assert view_queue(fleet.scheduler, 15.0).model_dump() == {"requests": 0, "bytes": 0, "oldest_seconds": None}

@@ -8,6 +8,7 @@ from sglang_diffusion_routing.sim.in_thread import SimInThread
 from support.raw_worker import answering, reply, serving
 from support.running import RunningRouter, running
 
+EMPTY = {"requests": 0, "bytes": 0, "oldest_seconds": None}
 IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 
 
@@ -76,7 +77,7 @@ async def test_several_workers_are_registered_in_one_call_and_can_be_used_at_onc
     assert [(w["url"], w["status"], w["labels"], w["max_concurrency"]) for w in body["workers"]] == [
         (url, "active", {"zone": "b"}, 1) for url in urls
     ]
-    assert await empty.get("/workers") == (200, {"workers": body["workers"]})
+    assert await empty.get("/workers") == (200, {"workers": body["workers"], "queue": EMPTY})
 
 
 async def test_several_workers_may_each_have_their_own_labels(
@@ -210,7 +211,7 @@ async def test_a_wrong_registration_is_refused_and_changes_nothing(
     assert (status, error["code"], error.get("field")) == (400, code, field)
     assert error["error"]
     assert "secret" not in str(error)
-    assert await shared_empty.get("/workers") == (200, {"workers": []})
+    assert await shared_empty.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -225,7 +226,7 @@ async def test_a_long_body_is_refused(shared_empty: RunningRouter) -> None:
 async def test_a_wrong_query_is_refused(shared_empty: RunningRouter, query: str) -> None:
     status, error = await shared_empty.ask("POST", f"/workers?{query}")
     assert (status, error["code"]) == (400, "invalid_field")
-    assert await shared_empty.get("/workers") == (200, {"workers": []})
+    assert await shared_empty.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -237,7 +238,7 @@ async def test_query_and_body_that_name_different_workers_are_refused(
 ) -> None:
     status, error = await shared_empty.post("/workers?url=http://127.0.0.1:1", body)
     assert (status, error["field"]) == (400, field)
-    assert await shared_empty.get("/workers") == (200, {"workers": []})
+    assert await shared_empty.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
 
 async def test_a_host_that_is_not_allowed_is_refused() -> None:
@@ -310,7 +311,7 @@ class TestAWholeSet:
     async def test_may_be_empty(self, router: RunningRouter, image_worker: SimInThread) -> None:
         status, body = await router.ask("PUT", "/workers", json={"urls": []})
         assert (status, body["workers"], body["removed"]) == (200, [], [image_worker.url])
-        assert await router.get("/workers") == (200, {"workers": []})
+        assert await router.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
     async def test_keeps_a_fleet_asleep(
         self, router: RunningRouter, image_worker: SimInThread, video_worker: SimInThread
@@ -417,7 +418,7 @@ class TestAGroup:
 async def test_an_idle_worker_is_removed_at_once(router: RunningRouter, image_worker: SimInThread) -> None:
     status, body = await router.ask("DELETE", f"/workers/{once(image_worker.url)}")
     assert (status, body) == (200, {"status": "success", "worker_id": image_worker.url})
-    assert await router.get("/workers") == (200, {"workers": []})
+    assert await router.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
 
 async def test_a_busy_worker_drains_and_is_removed_when_its_work_has_ended(
@@ -429,7 +430,7 @@ async def test_a_busy_worker_drains_and_is_removed_when_its_work_has_ended(
     assert removed == (202, {"status": "draining", "worker_id": slow_worker.url})
     assert (await slow_router.worker(slow_worker.url))["status"] == "draining"
     assert (await work)[0] == 200
-    assert await slow_router.get("/workers") == (200, {"workers": []})
+    assert await slow_router.get("/workers") == (200, {"workers": [], "queue": EMPTY})
 
 
 async def test_registering_a_worker_that_drains_calls_its_removal_off(
@@ -447,7 +448,7 @@ async def test_force_removes_a_busy_worker_now(slow_router: RunningRouter, slow_
     work = asyncio.ensure_future(slow_router.post("/v1/images/generations", IMAGE))
     await slow_router.until_in_flight(slow_worker.url, 1)
     assert (await slow_router.ask("DELETE", f"/workers/{once(slow_worker.url)}?force=true"))[0] == 200
-    assert await slow_router.get("/workers") == (200, {"workers": []})
+    assert await slow_router.get("/workers") == (200, {"workers": [], "queue": EMPTY})
     assert (await work)[0] in {502, 503}
 
 

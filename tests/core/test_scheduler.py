@@ -836,6 +836,23 @@ def test_a_worker_that_is_not_here_has_no_work() -> None:
         fleet.scheduler.adopt(worker, JOB, 0.0)
 
 
+def test_the_oldest_of_what_waits_is_found_wherever_it_stands() -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=1))
+    fleet.add("a", T2I)
+    fleet.add("b", T2V)
+    image, video = fleet.ask(IMAGE), fleet.ask(VIDEO)
+    assert fleet.scheduler.queued_since_s is None
+    for now_s, spec in enumerate((VIDEO, IMAGE, WorkSpec(Needs.IMAGE, priority=9)), 1):
+        fleet.now_s = float(now_s)
+        fleet.ask(spec)
+    assert fleet.scheduler.queued_since_s == 1.0
+    fleet.end(video)
+    assert fleet.scheduler.queued_since_s == 2.0
+    # The more urgent one goes; the older one waits on.
+    fleet.end(image)
+    assert fleet.scheduler.queued_since_s == 2.0
+
+
 # When to come back
 
 

@@ -10,7 +10,7 @@ from sglang_diffusion_routing.api.plane import Plane
 from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.registration import address_of
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
-from sglang_diffusion_routing.api.views import view_all
+from sglang_diffusion_routing.api.workers import listed
 from sglang_diffusion_routing.control.membership import Wanted
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField, InvalidJson, InvalidWorkerUrl, TooManyWorkers, UnknownWorker
@@ -59,4 +59,4 @@ async def list_workers(plane: Plane) -> Response:
 @router.get("/health_workers", response_model=WorkerList)
 async def health_workers(plane: Plane) -> Response:
     """List every worker, as `GET /workers` does."""
-    return await wire_long(WorkerList(workers=await view_all(plane.fleet.pool.workers.values(), plane.fleet.scheduler)))
+    return await wire_long(await listed(plane, plane.fleet.pool.workers.values()))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import Health, Intent, WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerStatus
-from sglang_diffusion_routing.schemas import WorkerView
+from sglang_diffusion_routing.schemas import QueueView, WorkerView
 
 BATCH = 100
 """Workers shown before the loop may do something else; one takes about 15 us."""
@@ -73,6 +73,16 @@ def reason(worker: Worker) -> str:
     if status is WorkerStatus.QUARANTINED and worker.vitals.sticky:
         return "an operator has quarantined it"
     return _WHY.get(status, worker.weights_reason)
+
+
+def view_queue(scheduler: Scheduler, now_s: float) -> QueueView:
+    """Show what waits for a worker."""
+    since_s = scheduler.queued_since_s
+    return QueueView(
+        requests=scheduler.queued,
+        bytes=scheduler.queued_bytes,
+        oldest_seconds=None if since_s is None else now_s - since_s,
+    )
 
 
 async def view_all(workers: Iterable[Worker], scheduler: Scheduler) -> list[WorkerView]:

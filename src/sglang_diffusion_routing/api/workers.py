@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
@@ -13,7 +13,7 @@ from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.registration import named_workers, whole_set
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
-from sglang_diffusion_routing.api.views import view, view_all
+from sglang_diffusion_routing.api.views import view, view_all, view_queue
 from sglang_diffusion_routing.control.selector import select
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import (
@@ -78,8 +78,8 @@ NamedWorker = Annotated[Worker, Depends(worker_of_path)]
 
 @router.get("/workers", response_model=WorkerList, responses=errors(InvalidField, InvalidWorkerUrl, UnknownWorker))
 async def list_workers(query: Annotated[SelectWorkers, Query()], plane: Plane) -> Response:
-    """List every worker, or those that `selector` names, in the order of registration."""
-    return await wire_long(WorkerList(workers=await _views(plane, _selected(plane, query.selector))))
+    """List every worker, or those that `selector` names, in the order of registration, and the queue."""
+    return await wire_long(await listed(plane, _selected(plane, query.selector)))
 
 
 @router.post(
@@ -148,6 +148,13 @@ async def delete_workers(query: Annotated[RemoveWorkers, Query()], plane: Plane)
 
 def _selected(plane: ControlPlane, selector: str) -> list[Worker]:
     return select(selector, plane.fleet.pool.workers.values())
+
+
+async def listed(plane: ControlPlane, workers: Iterable[Worker]) -> WorkerList:
+    """Show workers, and what waits for any of the fleet."""
+    fleet = plane.fleet
+    shown = await view_all(workers, fleet.scheduler)
+    return WorkerList(workers=shown, queue=view_queue(fleet.scheduler, fleet.now_s()))
 
 
 async def _views(plane: ControlPlane, workers: Sequence[Worker]) -> list[WorkerView]:

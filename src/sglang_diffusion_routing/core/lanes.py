@@ -110,6 +110,12 @@ class Lanes:
         waiting.sort(key=lambda ticket: ticket.sequence)
         return waiting
 
+    def oldest_s(self) -> float | None:
+        """Give the instant since which something waits, None while nothing does."""
+        # Within a line tickets stand as they came; those of other lines may be older.
+        lines = (line for lane in self._lanes.values() for line in lane.lines.values())
+        return min((next(iter(line)).enqueued_s for line in lines), default=None)
+
     def _count(self, new: Profile | None, old: Profile | None) -> bool:
         """Count a station's profile.
 

@@ -56,6 +56,11 @@ class Scheduler:
         return self._queue.size_bytes
 
     @property
+    def queued_since_s(self) -> float | None:
+        """The instant since which the oldest of what waits has waited, None while nothing does."""
+        return self._lanes.oldest_s()
+
+    @property
     def model_matters(self) -> bool:
         """Whether workers serve different models, or may, so that the model that a request names must be known."""
         return self._lanes.models_differ
