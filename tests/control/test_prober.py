@@ -24,10 +24,12 @@ from support.running import eventually
 MODELS = b'{"data":[{"id":"m","task_type":"T2V"}]}'
 
 
-def well(models: bytes = MODELS) -> Handler:
+def well(models: bytes = MODELS, status: int = 200) -> Handler:
+    """A worker in good health that answers the question for its models so."""
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply(200, models if b"/v1/models" in head else b'{"status":"ok"}'))
+        writer.write(reply(status, models) if b"/v1/models" in head else reply(200, b'{"status":"ok"}'))
 
     return handle
 
@@ -86,6 +88,16 @@ async def test_a_worker_that_does_not_say_what_it_makes_joins_all_the_same(model
         events = await run.probe(worker)
         assert events[-1] == ProbeSucceeded(worker.worker_id, 1)
         assert (worker.capability.task_types, worker.capability.learned) == (None, True)
+
+
+@pytest.mark.parametrize(("status", "learned"), [(404, True), (405, True), (501, True), (500, False), (503, False)])
+async def test_a_worker_that_cannot_answer_what_it_makes_is_not_taken_for_one_without_a_model(
+    status: int, *, learned: bool
+) -> None:
+    async with serving(well(b"{}", status)) as url, probing() as run:
+        worker = run.register(url)
+        assert (await run.probe(worker))[-1] == ProbeSucceeded(worker.worker_id, 1)
+        assert (worker.capability.learned, worker.weight_group) == (learned, "" if learned else None)
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,34 @@ def test_what_builds_on_other_weights_and_loses_them_on_the_way_leaves_the_worke
     assert (worker.loaded, fleet.pool.ledger.group("m").target) == (Unversioned.SUSPECT, "1")
 
 
+def test_a_lora_is_not_set_on_weights_that_nobody_knows() -> None:
+    """As when a checkpoint's answer was lost, and the worker was then seen to differ from its peers."""
+    fleet = fleet_of("a", "b")
+    refit_id = begin(fleet, "1")
+    ask(fleet, "b", refit_id, "1")
+    lose(fleet, "b")
+    fleet.apply(ev.RefitClosed(refit_id))
+    fleet.apply(ev.RefitOpened(frozenset({"m"}), "r", "2", Mode.DRAIN, step("2", StepKind.SET_LORA)))
+    with pytest.raises(Conflict, match="does not have the weights that this refit builds on"):
+        ask(fleet, "b", "r", "2")
+    ask(fleet, "a", "r", "2")
+    succeed(fleet, "a")
+    fleet.apply(ev.RefitClosed("r"))
+    fleet.answer("b")
+    assert shown(fleet.worker("b")) == ("suspect", Unversioned.SUSPECT)
+    assert "below the last refits" in fleet.worker("b").weights_reason
+
+
+def test_a_lora_is_set_again_where_a_lora_was_all_that_failed() -> None:
+    fleet = fleet_of("a", "b")
+    for version in ("1", "2"):
+        refit_id = begin(fleet, version, StepKind.SET_LORA)
+        ask(fleet, "b", refit_id, version)
+        (refuse if version == "1" else succeed)(fleet, "b")
+        fleet.apply(ev.RefitClosed(refit_id))
+    assert shown(fleet.worker("b")) == ("active", "2")
+
+
 def test_a_checkpoint_on_top_of_a_lora_is_looked_at_where_the_lora_was_missed() -> None:
     fleet = fleet_of("a", "b")
     refit(fleet, "1", "a", kind=StepKind.SET_LORA)

@@ -11,7 +11,7 @@ from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, 
 from sglang_diffusion_routing.core.events import CapabilityLearned, ProbeFailed, ProbeSucceeded
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.state import Health
-from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.tasks import Tasks
 
 SCAN_S = 0.25
@@ -22,6 +22,9 @@ AT_ONCE = 64
 
 SPREAD = 0.2
 """A healthy worker's probe comes up to this share of the interval early: workers registered together drift apart."""
+
+ASKED_AT_MOST = 2
+"""Times that a worker is asked what it makes, one after the other; then the next probe asks."""
 
 _FAILURES = {
     Failure.UNREACHABLE: ProbeFailure.REFUSED,
@@ -73,10 +76,16 @@ class Prober:
         self._early_s.pop(worker_id, None)
 
     async def ask_capability(self, worker: Worker) -> None:
-        """Ask a worker what it makes; one that does not say is taken to make what is unknown."""
-        said = await self._api.capability(worker.url, self._timeout_s)
-        capability = Capability(learned=True) if said is None else said
-        self._fleet.apply(CapabilityLearned(worker.worker_id, worker.incarnation, capability))
+        """Ask a worker what it makes; one that does not say is taken to make what is unknown.
+
+        Of one that could not answer, as on a busy machine, nothing is learned: what it makes says which weights it
+        must have.
+        """
+        for _ in range(ASKED_AT_MOST):
+            said = await self._api.capability(worker.url, self._timeout_s)
+            if said is not None:
+                self._fleet.apply(CapabilityLearned(worker.worker_id, worker.incarnation, said))
+                return
 
     async def _scan_for_ever(self) -> None:
         while True:

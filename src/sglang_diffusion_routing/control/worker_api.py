@@ -207,9 +207,11 @@ class WorkerApi:
         return Answer(ended, status, _decode(content))
 
     async def capability(self, url: WorkerUrl, timeout_s: float) -> Capability | None:
-        """Ask `GET /v1/models` what the worker makes; None when it did not say."""
+        """Ask `GET /v1/models` what the worker makes; None when no answer came that says so, or that it never will."""
         answer = await self.send(url, Call("GET", "/v1/models", timeout_s))
-        return read_capability(answer.body) if answer.ended is Ended.SUCCEEDED else None
+        if answer.ended is Ended.SUCCEEDED or answer.status_code in _NO_SUCH_ROUTE:
+            return read_capability(answer.body) or Capability(learned=True)
+        return None
 
     async def release_memory(self, url: WorkerUrl, timeout_s: float) -> Answer:
         """Put the worker to sleep; it says "already sleeping" when it is."""

@@ -170,7 +170,7 @@ class LabelsSet:
 
 @dataclass(frozen=True, slots=True)
 class CapabilityLearned:
-    """A worker said what it makes, or was asked and did not say. Comes before its first `ProbeSucceeded`."""
+    """A worker said what it makes, or that it does not say. Comes before a `ProbeSucceeded`, if it could answer."""
 
     worker_id: WorkerId
     incarnation: int

@@ -55,6 +55,7 @@ class Mending(Transitions):
     def _load(self, worker: Worker, loaded: Loaded, refit_id: str | None) -> None:
         """Note what a refit has brought a worker; the first of its group to have it makes the others stale."""
         worker.loaded = loaded
+        worker.lora_only = False
         self._renew(worker)
         group = worker.weight_group
         if isinstance(loaded, str) and group is not None and self.ledger.succeeded(group, loaded, refit_id):

@@ -66,7 +66,7 @@ def outlook(ledger: Ledger, worker: Worker, *, resync: bool) -> Outlook:
         return Outlook(reason, mends=fresh and known, can_resync=fresh and known)
     if group.target is None:
         return _without_target(ledger, worker, name)
-    obstacle = _NO_RESYNC if not resync else group.recipe.obstacle_for(worker.loaded)
+    obstacle = _obstacle(ledger, worker, name, resync=resync)
     # A worker that has another version for certain need not be looked at.
     look = not isinstance(worker.loaded, str) and ledger.expected(name, group.target) is not None
     if obstacle is None:
@@ -75,6 +75,19 @@ def outlook(ledger: Ledger, worker: Worker, *, resync: bool) -> Outlook:
     if look and fresh:
         return Outlook(f"it is compared with {group.target!r}", mends=True, can_resync=True)
     return Outlook(f"it does not have {group.target!r}; {obstacle}")
+
+
+def _obstacle(ledger: Ledger, worker: Worker, name: str, *, resync: bool) -> str | None:
+    """Say why a worker cannot be sent what it misses; None when it can."""
+    if not resync:
+        return _NO_RESYNC
+    group = ledger.group(name)
+    obstacle = group.recipe.obstacle_for(worker.loaded)
+    unknown = worker.loaded in (Unversioned.SUSPECT, Unversioned.OTHER) or worker.restored
+    untold = not group.recipe.begins_whole and ledger.expected(name, group.target or "") is None
+    if obstacle is None and unknown and untold:
+        return "what it has below the last refits is unknown, and so are the checksums that would tell"
+    return obstacle
 
 
 def _without_target(ledger: Ledger, worker: Worker, name: str) -> Outlook:
@@ -100,7 +113,7 @@ def plan(ledger: Ledger, worker: Worker, peer: WorkerId | None, *, resync: bool)
     expected = ledger.expected(name, group.target)
     if group.unproven:
         return ResyncPlan(name, group.target, expected, obstacle="a remembered target is not sent to anybody")
-    obstacle = _NO_RESYNC if not resync else group.recipe.obstacle_for(worker.loaded)
+    obstacle = _obstacle(ledger, worker, name, resync=resync)
     if obstacle is not None:
         return ResyncPlan(name, group.target, expected, obstacle=obstacle)
     return ResyncPlan(name, group.target, expected, group.recipe.missing_from(worker.loaded))

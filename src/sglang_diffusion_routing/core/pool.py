@@ -168,7 +168,7 @@ class Pool(News):
                 state=worker.state.value,
                 asked=Trigger.REFIT.value,
             )
-        if not self.ledger.allows(worker.weight_group, event.refit_id, worker.loaded):
+        if not self._had_the_base(worker, event.refit_id):
             raise Conflict(
                 f"{worker.worker_id} does not have the weights that this refit builds on",
                 worker=worker.worker_id,
@@ -236,7 +236,7 @@ class Pool(News):
         match event:
             case ev.CommandSucceeded() if order.resync:
                 self._resynced(worker, order)
-            case ev.CommandSucceeded() if order.version is not None and self._had_the_base(worker, order):
+            case ev.CommandSucceeded() if order.version is not None and self._had_the_base(worker, order.refit_id):
                 group, before = worker.weight_group or "", worker.loaded
                 self._load(worker, order.version, order.refit_id)
                 if self.ledger.may_differ(group, order.refit_id, before):
@@ -252,8 +252,15 @@ class Pool(News):
             case ev.CommandRefused(unchanged=True):
                 pass
             case _:
+                lora_only = self.ledger.is_lora(worker.weight_group or "", order.refit_id, worker.loaded)
                 self._load(worker, Unversioned.SUSPECT, None)
+                worker.lora_only = lora_only
 
-    def _had_the_base(self, worker: Worker, order: Order) -> bool:
-        """Tell whether a refit that builds on other weights came upon these."""
-        return self.ledger.allows(worker.weight_group or "", order.refit_id, worker.loaded)
+    def _had_the_base(self, worker: Worker, refit_id: str | None) -> bool:
+        """Tell whether a refit that builds on other weights comes upon these."""
+        loaded = worker.loaded
+        unknown = loaded in (Unversioned.SUSPECT, Unversioned.OTHER)
+        known = not unknown and not (loaded is Unversioned.UNCHECKED and worker.restored)
+        return self.ledger.allows(
+            worker.weight_group or "", refit_id, loaded, known=known, lora_only=unknown and worker.lora_only
+        )

@@ -41,6 +41,7 @@ class StepKind(Enum):
 
 _LORA = frozenset({StepKind.SET_LORA, StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
 _SWITCHES = frozenset({StepKind.MERGE_LORA, StepKind.UNMERGE_LORA})
+_BASES = frozenset({StepKind.DISK, StepKind.TENSOR, StepKind.REPORTED})
 _UNREPEATABLE = frozenset({StepKind.TENSOR, StepKind.REPORTED, StepKind.FORGOTTEN})
 
 
@@ -66,6 +67,11 @@ class Step:
     def repeatable(self) -> bool:
         """Tensors are handles to memory that is gone, and what was only reported was never seen."""
         return self.kind not in _UNREPEATABLE
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of what was there before is left: tensors are taken to be all that changes."""
+        return self.kind in _BASES and not self.modules
 
     def covers(self, other: Step) -> bool:
         """Tell whether this step sets every part that the other changed."""
@@ -200,6 +206,11 @@ class Recipe:
             if step.kind is StepKind.FORGOTTEN:
                 return f"more than {STEPS_MAX} steps, or {BYTES_MAX} bytes, have come since the last whole checkpoint"
         return None
+
+    @property
+    def begins_whole(self) -> bool:
+        """Whether its first step leaves nothing of what a worker had."""
+        return bool(self.steps) and self.steps[0].whole
 
     @property
     def obstacle(self) -> str | None:

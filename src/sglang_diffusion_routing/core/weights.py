@@ -134,14 +134,26 @@ class Ledger:
             group.open = replace(refit, builds_on=group.recipe, base=base)
             group.tainted = group.tainted or group.target is None
 
-    def allows(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
-        """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to."""
+    def allows(self, name: str, refit_id: str | None, loaded: Loaded, *, known: bool, lora_only: bool) -> bool:
+        """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to.
+
+        Args:
+            known: whether what it has is one of the versions of the ledger, or what it started with.
+            lora_only: what is not known of it is only which LoRA it has.
+        """
         refit = self.group(name).open
-        if refit is None or refit.refit_id != refit_id or loaded == refit.base:
+        if refit is None or refit.refit_id != refit_id or loaded == refit.base or refit.step.whole:
             return True
-        if loaded is Unversioned.OTHER and refit.step.modules:
-            return False
-        return refit.builds_on.allows(refit.step, loaded)
+        if known:
+            return refit.builds_on.allows(refit.step, loaded)
+        step = refit.step
+        return lora_only and step.kind is StepKind.SET_LORA and step.self_contained and not step.modules
+
+    def is_lora(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
+        """Tell whether the refit under way sets a LoRA on what `loaded` names, and nothing else."""
+        refit = self.group(name).open
+        under_way = refit is not None and refit.refit_id == refit_id and refit.step.kind is StepKind.SET_LORA
+        return under_way and refit is not None and loaded == refit.base
 
     def may_differ(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:
         """Tell whether a worker that had `loaded` may have come out of the refit under way unlike the others."""

@@ -113,6 +113,7 @@ class Worker:
     restored: it is remembered from an earlier run of the router, and was not seen to be replaced since.
     sleep_first: it is awake while the fleet sleeps, and is put to sleep as soon as it answers.
     max_concurrency: its own cap; None for the router's, 0 for no cap.
+    lora_only: of a suspect one, that a LoRA was all that was tried on known weights.
     updates: rises whenever its weights may have changed; updates_begun: as it stood when the refit under way began.
     doubted_s: instant at which its process was last found to have ended, or perhaps to have.
     mends: its weights are not current, but will be without anybody's doing; weights_reason: why they are not.
@@ -141,6 +142,7 @@ class Worker:
     cut: bool = False
     sleep_first: bool = False
     restored: bool = False
+    lora_only: bool = False
     updates: int = 0
     updates_begun: int = 0
     doubted_s: float = float("-inf")
