@@ -7,7 +7,7 @@ forward from one end of work to the next. Each worker does one piece at a time, 
 does. Nothing is known of the workers when the first batch begins; the second finds what was learned of the first.
 
 A figure is the makespan over its lower bound: the larger of all work over all speeds, and the longest piece on the
-fastest worker. No schedule can be below 1. The exit status is 1 when the default policy is above its limit, or above
+fastest worker. No schedule can be below 1. The exit status is 1 when `least-work` is above its limit, or above
 least-request, in any scenario.
 """
 
@@ -29,12 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
-from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, POLICIES
+from sglang_diffusion_routing.core.policies import POLICIES
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import RouterError
+
+JUDGED = "least-work"
+"""The policy that promises something about the makespan."""
 
 JITTER = 0.03
 """Part of its time by which a piece of work takes longer or shorter than the worker's speed says, at most."""
@@ -55,7 +58,7 @@ class Scenario:
     speeds: Sequence[float]
     costs: Callable[[random.Random], list[float]]
     limit: float
-    """The makespan over its lower bound that the default policy must keep."""
+    """The makespan over its lower bound that `least-work` must keep."""
     jobs: bool = False
 
 
@@ -227,18 +230,18 @@ def play(policy: str, scenario: Scenario, seeds: int, cap: int) -> Row:
 
 
 def faults(rows: Sequence[Row]) -> list[str]:
-    """Say where the default policy is above its limit, or above least-request."""
+    """Say where `least-work` is above its limit, or above least-request."""
     found = []
     by_name = {(row.scenario, row.policy): row for row in rows}
     for scenario in SCENARIOS:
-        row, plain = (by_name.get((scenario.name, policy)) for policy in (DEFAULT_POLICY, "least-request"))
+        row, plain = (by_name.get((scenario.name, policy)) for policy in (JUDGED, "least-request"))
         if row is not None and max(row.first[0], row.second[0]) > scenario.limit:
-            found.append(f"{scenario.name}: {DEFAULT_POLICY} is above {scenario.limit}")
+            found.append(f"{scenario.name}: {JUDGED} is above {scenario.limit}")
         # The jitter of the last pieces is all that tells policies apart where they do the same.
         if row is not None and plain is not None and row.first[0] > plain.first[0] + NOISE:
-            found.append(f"{scenario.name}: {DEFAULT_POLICY} is above least-request")
+            found.append(f"{scenario.name}: {JUDGED} is above least-request")
         if row is not None and plain is not None and row.second[0] > plain.second[0] + NOISE:
-            found.append(f"{scenario.name}: {DEFAULT_POLICY} is above least-request in the second batch")
+            found.append(f"{scenario.name}: {JUDGED} is above least-request in the second batch")
     return found
 
 

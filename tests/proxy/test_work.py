@@ -940,46 +940,58 @@ class TestRetryOn:
 
 
 class TestRetryBudget:
-    async def lost(self, world: World, requests: int) -> list[Peer]:
-        """Let the first worker fail this many requests at once while a second one is there."""
+    async def refused(self, world: World, requests: int) -> list[Peer]:
+        """Let the first worker answer so many requests with an error at once, while a second one is there."""
         clients = [await world.ask(post(body=b"%d" % number)) for number in range(requests)]
         peers = [await world.accept() for _ in clients]
-        for peer in peers:
-            await serve(peer)
         await world.add_worker()
         for peer in peers:
-            await peer.close()
+            await serve(peer, sized(b"no", SERVER_ERROR))
         return clients
 
     async def test_what_fails_beyond_it_is_told_so_and_the_rest_is_sent_again(self) -> None:
-        async with world(1, cap=0, retry_budget_percent=0) as two:
-            clients = await self.lost(two, BUDGET_SPARE + 2)
+        async with world(1, cap=0, retry_on=(500,), retry_budget_percent=0) as two:
+            clients = await self.refused(two, BUDGET_SPARE + 2)
             for _ in range(BUDGET_SPARE):
                 await serve(await two.accept(), sized())
             statuses = Counter([(await reply(client))[0] for client in clients])
-            assert statuses == {200: BUDGET_SPARE, 502: 2}
+            assert statuses == {200: BUDGET_SPARE, 500: 2}
             counters = two.plane.counters
             assert (counters.retries, counters.retries_over_budget) == (BUDGET_SPARE, 2)
-            ends = [(0, Result.DIED, 0)] * len(clients) + [(1, Result.OK, 200)] * BUDGET_SPARE
+            ends = [(0, Result.SERVER_ERROR, 500)] * len(clients) + [(1, Result.OK, 200)] * BUDGET_SPARE
             await two.released(*ends)
 
     async def test_it_is_there_again_when_they_have_ended(self) -> None:
-        async with world(1, cap=0, retry_budget_percent=0) as two:
+        async with world(1, cap=0, retry_on=(500,), retry_budget_percent=0) as two:
             await self.fail_over(two, BUDGET_SPARE)
             two.fleet.apply(ev.RemovalRequested(two.workers[1].worker_id, force=True))
             await self.fail_over(two, BUDGET_SPARE)
             assert two.plane.counters.retries_over_budget == 0
 
     async def test_it_grows_with_the_work(self) -> None:
-        async with world(1, cap=0, retry_budget_percent=100) as two:
+        async with world(1, cap=0, retry_on=(500,), retry_budget_percent=100) as two:
             await self.fail_over(two, 3 * BUDGET_SPARE)
             assert two.plane.counters.retries_over_budget == 0
 
     async def fail_over(self, world: World, requests: int) -> None:
-        clients = await self.lost(world, requests)
+        clients = await self.refused(world, requests)
         for _ in clients:
             await serve(await world.accept(), sized())
         assert [(await reply(client))[0] for client in clients] == [200] * requests
+
+    async def test_a_death_needs_none(self) -> None:
+        async with world(1, cap=0, retry_budget_percent=0) as two:
+            clients = [await two.ask(post(body=b"%d" % number)) for number in range(3 * BUDGET_SPARE)]
+            peers = [await two.accept() for _ in clients]
+            for peer in peers:
+                await serve(peer)
+            await two.add_worker()
+            for peer in peers:
+                await peer.close()
+            for _ in clients:
+                await serve(await two.accept(), sized())
+            assert [(await reply(client))[0] for client in clients] == [200] * len(clients)
+            assert two.plane.counters.retries_over_budget == 0
 
     async def test_connections_that_fail_need_none(self) -> None:
         async with world(2, cap=0, retry_budget_percent=0) as two:

@@ -27,13 +27,13 @@ bench = load()
 
 
 @pytest.mark.parametrize("scenario", bench.SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_default_keeps_its_limit_and_is_never_above_least_request(scenario: object) -> None:
-    rows = [bench.play(policy, scenario, seeds=3, cap=2) for policy in (bench.DEFAULT_POLICY, "least-request")]
+def test_least_work_keeps_its_limit_and_is_never_above_least_request(scenario: object) -> None:
+    rows = [bench.play(policy, scenario, seeds=3, cap=2) for policy in (bench.JUDGED, "least-request")]
     assert bench.faults(rows) == []
 
 
 def test_a_policy_above_its_limit_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "DEFAULT_POLICY", "round-robin")
+    monkeypatch.setattr(bench, "JUDGED", "round-robin")
     scenario = next(one for one in bench.SCENARIOS if one.name == "equal work, three at half speed")
     assert bench.faults([bench.play("round-robin", scenario, seeds=1, cap=2)]) == [
         "equal work, three at half speed: round-robin is above 1.05"

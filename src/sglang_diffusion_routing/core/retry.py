@@ -61,10 +61,10 @@ def may_retry(failure: Failure, limits: RetryLimits, *, killed: int, failed: int
 
 
 class RetryBudget:
-    """Bounds the requests that are on another worker, or wait for one, after a worker has had them.
+    """Bounds the requests that are on another worker, or wait for one, after a worker has answered them with an error.
 
-    When much fails at once, repeating all of it would be the next thing that fails (after Envoy's `retry_budget`). What
-    could not connect costs no worker anything and needs no budget.
+    When much fails at once, repeating all of it would be the next thing that fails (after Envoy's `retry_budget`).
+    Connections that failed, deaths and sleepers need no budget: they are bounded by what was on those workers.
 
     Args:
         percent: of active work, that may be retries; `BUDGET_SPARE` may be in any case.

@@ -118,7 +118,7 @@ class Scheduler:
             else:
                 station = self._demands.pinned(lane, spec)
             if station is not None:
-                may_wait = spec.worker is None and self._queue.met(spec) is None
+                may_wait = lane.policy.weighs and spec.worker is None and self._queue.met(spec) is None
                 if not may_wait or self._matching.is_worth(lane, station, spec, avoid, now_s):
                     return self._grant(station, spec, now_s, 0.0)
             elif not self._prospects.has_hope(lane, spec):

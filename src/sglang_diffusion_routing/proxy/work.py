@@ -405,10 +405,15 @@ class Work(Exchange):
             self.fail(error)
 
     def _may_retry(self, failure: Failure) -> bool:
-        """Tell whether what a worker has had may go to another; if so, it counts as a retry until its end."""
+        """Tell whether what a worker has had may go to another.
+
+        What a worker's death or sleep has cost goes on without a budget: the client is owed its reply.
+        """
         shared = self._shared
         if not may_retry(failure, shared.retry_limits, killed=len(self._killed), failed=self._failed):
             return False
+        if failure is not Failure.STATUS:
+            return True
         if not self._is_retry:
             scheduler = shared.leases.scheduler
             self._is_retry = shared.retry_budget.take(scheduler.live_leases + scheduler.queued)

@@ -110,7 +110,7 @@ class Settings(BaseModel):
     )
 
     routing_algorithm: RoutingAlgorithm = _setting(
-        "Routing", RoutingAlgorithm.LEAST_WORK, "what waits next, and which of several workers gets it"
+        "Routing", RoutingAlgorithm.LEAST_REQUEST, "what waits next, and which of several workers gets it"
     )
     max_concurrency_per_worker: Count = _setting(
         "Routing",
@@ -129,8 +129,8 @@ class Settings(BaseModel):
     retry_budget_percent: Count = _setting(
         "Routing",
         20,
-        "of all requests at work or waiting, how many may be on another worker after a failure, but always 10; "
-        "failed connections aside; 100 for no limit",
+        "of all requests at work or waiting, how many may be on another worker after an error (--retry-on), but "
+        "always 10; 100 for no limit",
         ge=0,
         le=100,
     )

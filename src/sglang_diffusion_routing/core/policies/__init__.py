@@ -23,7 +23,7 @@ POLICIES: Mapping[str, Callable[[Chance], Policy]] = {
 }
 """By the names of `--routing-algorithm`."""
 
-DEFAULT_POLICY = "least-work"
+DEFAULT_POLICY = "least-request"
 
 
 def make_policy(name: str, rng: Chance) -> Policy:
