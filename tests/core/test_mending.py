@@ -651,6 +651,8 @@ def test_a_worker_is_doubted_from_the_end_of_its_sentinel_and_not_from_the_verdi
     fleet.now_s = 9.0
     fleet.apply(ev.SentinelLost(A, 1, connections=0))
     assert fleet.worker("a").doubted_s == 9.0
+    fleet.apply(ev.SentinelLost(A, 1, connections=1))
+    assert fleet.worker("a").doubted_s == float("-inf")
     fleet.now_s = 11.0
     fleet.apply(ev.ProbeFailed(A, 1, ProbeFailure.REFUSED))
     assert fleet.worker("a").doubted_s == 11.0
@@ -877,6 +879,20 @@ def test_workers_remembered_without_a_target_are_compared_with_each_other() -> N
     assert shown(first) == ("active", Unversioned.BASE)
     appear(fleet, "b")
     assert fleet.pool.resync_plan(second).peer == A
+
+
+def test_a_remembered_lora_under_way_is_set_on_workers_that_have_had_nothing_else() -> None:
+    old = fleet_of("x")
+    refit_id = begin(old, "1", StepKind.SET_LORA)
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
+    lora = step("1", StepKind.SET_LORA)
+    fleet.apply(ev.RefitOpened(frozenset({"m"}), refit_id, "1", Mode.DRAIN, lora))
+    ask(fleet, "a", refit_id, "1")
+    succeed(fleet, "a")
+    assert shown(worker) == ("active", "1")
 
 
 @pytest.mark.parametrize("checksums", [True, False])

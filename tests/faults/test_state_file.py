@@ -145,7 +145,8 @@ def test_a_job_has_an_owner_as_soon_as_its_reply_has_ended(path: Path, videos: t
             job_id: (200, url) for job_id, url in owners.items()
         }
         again.wait_until_idle()
-        again.wait_until_healthy(2)
+        # Each is looked at before it gets work, and a removal waits for that.
+        eventually(again.statuses, lambda statuses: set(statuses.values()) == {"active"})
         assert call(again, "DELETE", f"/workers/{one.url}")[0] == 200
         again.kill()
     with start(path) as last:

@@ -64,4 +64,5 @@ def groups(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Group:
         checksums=draw(st.dictionaries(loaded, st.dictionaries(names, names, max_size=2), max_size=3)),
         unproven=draw(st.booleans()),
         tainted=draw(st.booleans()),
+        rebased=draw(st.booleans()),
     )

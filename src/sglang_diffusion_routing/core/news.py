@@ -113,6 +113,7 @@ class News(Mending):
         worker.watch = Watch.NONE
         if event.connections > 0:
             worker.cut = True
+            worker.doubted_s = float("-inf")
             if worker.health is not Health.QUARANTINED:
                 self._probe_now(worker, now_s)
             self._touch(worker)

@@ -83,6 +83,7 @@ class Group:
     checksums: what the first worker that had each version reported.
     unproven: the target is remembered from an earlier run of the router, and no worker has been seen to have it.
     tainted: a refit has begun while there was no target, and may have reached workers that did not say so.
+    rebased: a refit of anything else than a LoRA has begun, so that workers may differ in more than their LoRA.
     """
 
     target: str | None = None
@@ -95,6 +96,7 @@ class Group:
     checksums: dict[Loaded, Checksums] = field(default_factory=dict)
     unproven: bool = False
     tainted: bool = False
+    rebased: bool = False
 
 
 class Ledger:
@@ -133,6 +135,7 @@ class Ledger:
             base: Loaded = Unversioned.BASE if group.target is None else group.target
             group.open = replace(refit, builds_on=group.recipe, base=base)
             group.tainted = group.tainted or group.target is None
+            group.rebased = group.rebased or refit.step.kind is not StepKind.SET_LORA
 
     def allows(self, name: str, refit_id: str | None, loaded: Loaded, *, known: bool, lora_only: bool) -> bool:
         """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to.
@@ -147,6 +150,7 @@ class Ledger:
         if known:
             return refit.builds_on.allows(refit.step, loaded)
         step = refit.step
+        lora_only = lora_only or not self.group(name).rebased
         return lora_only and step.kind is StepKind.SET_LORA and step.self_contained and not step.modules
 
     def is_lora(self, name: str, refit_id: str | None, loaded: Loaded) -> bool:

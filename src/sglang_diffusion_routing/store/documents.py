@@ -58,6 +58,7 @@ def write_group(group: Group) -> str:
             "checksums": [[_write_loaded(loaded), dict(sums)] for loaded, sums in group.checksums.items()],
             "unproven": group.unproven,
             "tainted": group.tainted,
+            "rebased": group.rebased,
         }
     )
 
@@ -77,6 +78,7 @@ def read_group(text: str, recipe: Recipe, raised: dict[str, int]) -> Group:
         checksums={_read_loaded(loaded): dict(sums) for loaded, sums in fields["checksums"]},
         unproven=fields["unproven"],
         tainted=fields["tainted"],
+        rebased=fields["rebased"],
     )
 
 
