@@ -213,3 +213,14 @@ async def test_a_long_reply_is_decoded_off_the_loop() -> None:
 )
 def test_what_a_worker_makes_is_read_from_its_models(body: object, capability: Capability | None) -> None:
     assert read_capability(body) == capability
+
+
+async def test_a_connection_that_is_reset_as_it_is_made_is_lost(
+    api: WorkerApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reset(*_: object, **__: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")
+
+    monkeypatch.setattr(api._client, "send", reset)
+    answer = await api.send(WorkerUrl("http", "127.0.0.1", 1), Call("GET", "/v1/models", 5.0))
+    assert (answer.ended, answer.failure) == (Ended.LOST, Failure.BROKEN)

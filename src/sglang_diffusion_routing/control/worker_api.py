@@ -170,7 +170,11 @@ class WorkerApi:
         request = self._client.build_request(
             call.method, f"{url}{call.target}", headers=call.headers, content=call.content
         )
-        response = await self._client.send(request, stream=True)
+        try:
+            response = await self._client.send(request, stream=True)
+        except AttributeError as error:
+            # anyio 4 asks a fresh connection for its peer's name, and uvloop has none of one that was reset meanwhile.
+            raise httpx2.ReadError("the connection ended as it was made") from error
         try:
             content = bytearray()
             if not call.head_only:
