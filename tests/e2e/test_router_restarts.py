@@ -238,13 +238,17 @@ class World:
                 assert reply.headers["x-sglang-router-worker"] == video.url
 
     async def settled(self) -> None:
-        """Wait until whoever should serve does, on the fleet's weights."""
+        """Wait until whoever should serve does, on the fleet's weights.
+
+        One that an interrupted refit has reached, and that nothing can be sent to, stays out and says so.
+        """
 
         async def out() -> list[Any]:
             workers = (await self._get("/workers"))["workers"]
             names = ("url", "status", "weight_version", "reason")
             still = {"active", "sleeping", "draining"}
-            return [[worker[name] for name in sorted(names)] for worker in workers if worker["status"] not in still]
+            waits = [worker for worker in workers if "the next refit brings it back" not in worker["reason"]]
+            return [[worker[name] for name in sorted(names)] for worker in waits if worker["status"] not in still]
 
         await self._eventually(out, lambda found: not found)
 
