@@ -247,7 +247,8 @@ class World:
             workers = (await self._get("/workers"))["workers"]
             names = ("url", "status", "weight_version", "reason")
             still = {"active", "sleeping", "draining"}
-            waits = [worker for worker in workers if "the next refit brings it back" not in worker["reason"]]
+            known = ("the next refit brings it back", "no worker has been seen to have")
+            waits = [worker for worker in workers if not any(reason in worker["reason"] for reason in known)]
             return [[worker[name] for name in sorted(names)] for worker in waits if worker["status"] not in still]
 
         await self._eventually(out, lambda found: not found)
