@@ -1,0 +1,1 @@
+"""Start workers, here or elsewhere, and keep them running."""
