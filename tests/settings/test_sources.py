@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.settings import RoutingAlgorithm, Settings, load
 from sglang_diffusion_routing.settings.declared import declared
-from sglang_diffusion_routing.settings.sources import CONFIG_MAX_BYTES
+from sglang_diffusion_routing.settings.yaml_file import MAX_BYTES
 
 pytestmark = pytest.mark.core
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_there_is_named(config: Path) -> None:
 
 
 def test_a_file_of_endless_length_is_refused() -> None:
-    assert refusal(file=Path("/dev/zero")) == f"/dev/zero is larger than {CONFIG_MAX_BYTES // 2**20} MiB"
+    assert refusal(file=Path("/dev/zero")) == f"/dev/zero is larger than {MAX_BYTES // 2**20} MiB"
 
 
 def test_binary_junk_is_refused(config: Path) -> None:

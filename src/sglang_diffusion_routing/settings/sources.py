@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sglang_diffusion_routing.errors import BadSetting
+from sglang_diffusion_routing.settings import yaml_file
 from sglang_diffusion_routing.settings.declared import ENV_PREFIX, Setting, declared, show
 from sglang_diffusion_routing.settings.model import Settings
 
 CONFIG_ENV = ENV_PREFIX + "CONFIG"
-CONFIG_MAX_BYTES = 2**20
 
 # A Kubernetes service called "sglang-d-router" puts these into every container of its namespace
 # (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables): none of ours.
@@ -85,48 +84,14 @@ def _from_yaml(path: Path, settings: Iterable[Setting]) -> dict[str, _Given]:
     """Read a YAML mapping of settings."""
     field_of = {setting.name: setting.field for setting in settings}
     given: dict[str, _Given] = {}
-    for key, value, line in _yaml_items(path):
-        where = f"{path} line {line}"
+    for entry in yaml_file.read(path, "settings"):
+        key, where = entry.key, f"{path} line {entry.line}"
         if not isinstance(key, str) or key not in field_of:
             raise BadSetting(where, f"{key!r} is no setting of the router" + _suggest(str(key), field_of))
         if field_of[key] in given:
             raise BadSetting(where, f"{key!r} is set a second time")
-        given[field_of[key]] = _Given(value, f"{where}: {key}")
+        given[field_of[key]] = _Given(entry.value, f"{where}: {key}")
     return given
-
-
-def _yaml_items(path: Path) -> list[tuple[object, object, int]]:
-    """Give key, value and line number of each entry of a YAML mapping; an empty file has none."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(CONFIG_MAX_BYTES + 1)
-    except OSError as error:
-        raise BadSetting(str(path), f"cannot be read: {error.strerror or error}") from None
-    if len(text) > CONFIG_MAX_BYTES:
-        raise BadSetting(str(path), f"is larger than {CONFIG_MAX_BYTES // 2**20} MiB")
-    try:
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is None:
-            return []
-        if not isinstance(root, yaml.MappingNode):
-            raise BadSetting(f"{path} line {root.start_mark.line + 1}", "must be a mapping of settings to values")
-        return [
-            (
-                loader.construct_object(key, deep=True),
-                loader.construct_object(value, deep=True),
-                key.start_mark.line + 1,
-            )
-            for key, value in root.value
-        ]
-    except yaml.YAMLError as error:
-        raise BadSetting(*_yaml_fault(path, error)) from None
-
-
-def _yaml_fault(path: Path, error: yaml.YAMLError) -> tuple[str, str]:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{path} line {error.problem_mark.line + 1}", f"is not valid YAML: {error.problem}"
-    return str(path), "is not valid YAML: it holds a character that YAML does not allow"
 
 
 def _sentence(fault: ErrorDetails, written: object) -> str:
