@@ -7,12 +7,31 @@ import pytest
 import structlog
 
 from http1.peers import FakeWorker, fake_worker
+from http1.relaying import Relay, relaying
 
 
 @pytest.fixture
 async def worker() -> AsyncIterator[FakeWorker]:
     async with fake_worker() as worker:
         yield worker
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FakeWorker]:
+    async with fake_worker() as other:
+        yield other
+
+
+@pytest.fixture
+async def relay(worker: FakeWorker) -> AsyncIterator[Relay]:
+    async with relaying(worker) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def pair(worker: FakeWorker, other: FakeWorker) -> AsyncIterator[Relay]:
+    async with relaying(worker, other) as relay:
+        yield relay
 
 
 @pytest.fixture(autouse=True)

@@ -6,123 +6,35 @@ happens at the `Turns` of its life is up to a subclass.
 
 from __future__ import annotations
 
-import asyncio
-from enum import Enum
-
-from sglang_diffusion_routing.errors import BadUpstreamReply, ConnectFailed, RouterError, UpstreamStalled
+from sglang_diffusion_routing.errors import BadUpstreamReply, RouterError, UpstreamStalled
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
-from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.phase import Phase
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
-from sglang_diffusion_routing.http1.request_head import RequestHead
-from sglang_diffusion_routing.http1.turns import Held, Turns
-from sglang_diffusion_routing.http1.upstream import UpstreamConnection
+from sglang_diffusion_routing.http1.sending import Sending
+from sglang_diffusion_routing.http1.turns import Held
 
-READ_AHEAD_BYTES = 65536
-"""Bytes of a request's body that are taken in before a worker is there for them."""
-
-
-class Phase(Enum):
-    """How far an exchange has come, towards its worker."""
-
-    WAITING = 0
-    """No connection to a worker yet."""
-    AWAITING = 1
-    """The request is on its way or sent; no reply head yet."""
-    HOLDING = 2
-    """A reply head has come and is held back until the body is whole."""
-    RELAYING = 3
-    """The reply's head has gone to the client."""
-    DISCARDING = 4
-    """The client is gone; the reply is awaited and dropped, for the worker is busy until then."""
-    KEEPING = 5
-    """The whole reply is here and waits for `let_go`; the worker has no more part in it."""
-    ENDED = 6
-
-
-# An enum's member costs 40 ns each time it is looked up by its class (Python 3.11), and a request does so 20 times.
 _WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _KEEPING, _ENDED = Phase
 
 
-class Exchange(Turns):
+class Exchange(Sending):
     """One request under way.
 
-    body_bytes, reply_bytes: of the request's body, and of the reply with its head, as far as they have come.
-    replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
-    origin: the client's connection, also after it has gone. worker_failed: the reply broke off or was not HTTP.
+    worker_failed: the reply broke off or was not HTTP.
     """
 
-    # Defaults live on the class: most requests never change most of them, and one is made for every request.
-    request_id: bytes = b""
-    survives_half_close = False
-    upstream: UpstreamConnection | None = None
-    phase = Phase.WAITING
-    reply_begun = False
     worker_failed = False
-    body_bytes = 0
-    reply_bytes = 0
-    _body_done = False
-    _upstream_full = False
-    _connecting: asyncio.Task[None] | None = None
     _rechunk = False
     _reply_close = False
     _held: list[bytes] | None = None
     _held_bytes = 0
     _reply: ReplyHead | None = None
-    _joined: tuple[Joined, ...] = ()
-
-    def __init__(
-        self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
-    ) -> None:
-        self.origin = downstream
-        self.downstream: DownstreamConnection | None = downstream
-        self.head = head
-        self.upstreams = upstreams
-        self._replay_max_bytes = replay_max_bytes
-        self._kept: list[bytes] | None = []
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         """The worker switched protocols; `early` are its first raw bytes."""
         self.fail(BadUpstreamReply(self._upstream_name, "it switched protocols unasked"))
 
-    # the way to a worker
-
-    def start(self, upstream: UpstreamConnection) -> None:
-        """A connection is there: send the request, as far as it has come."""
-        self._connecting = None
-        self.upstream = upstream
-        self.phase = _AWAITING
-        downstream = self.downstream
-        upstream.decode_chunks = self.head.http_10
-        spans = [self.upstream_head()]
-        if self._kept:
-            spans += self._kept
-        if self.body_bytes > self._replay_max_bytes:
-            self._kept = None
-        self._upstream_full = False
-        upstream.send(self, spans, to_head=self.head.method == b"HEAD")
-        if not self._body_done and not self._upstream_full and downstream is not None:
-            downstream.resume_body()
-
-    def connect_failed(self, error: ConnectFailed) -> None:
-        """No connection could be had."""
-        self._connecting = None
-        self.on_connect_failed(error)
-
-    @property
-    def replayable(self) -> bool:
-        """Whether all that has come of the body is still here."""
-        return self._kept is not None
-
-    @property
-    def kept_spans(self) -> list[bytes]:
-        """What is kept of the request's body, as it came."""
-        return self._kept or []
-
-    @property
-    def body_done(self) -> bool:
-        """Whether the request's body is whole."""
-        return self._body_done
+    # who waits for the reply
 
     def join(self, downstream: DownstreamConnection) -> Joined | None:
         """Let another client have the reply too; None when it is too early or too late for that."""
@@ -145,26 +57,6 @@ class Exchange(Turns):
             self._nobody_left()
         else:
             self.resume_upstream()
-
-    # Conversation: the client's side
-
-    def client_body(self, span: bytes, done: bool) -> None:
-        if self._body_done:
-            return
-        self._body_done = done
-        if span:
-            self.body_bytes += len(span)
-            if self._kept is not None:
-                self._kept.append(span)
-        if self.phase is _WAITING:
-            if not done and self.body_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
-                self.downstream.pause_body()
-            self.on_body()
-            return
-        if self.body_bytes > self._replay_max_bytes:
-            self._kept = None
-        if self.upstream is not None and span:
-            self.upstream.write(span)
 
     def client_gone(self) -> None:
         self.downstream = None
@@ -190,48 +82,11 @@ class Exchange(Turns):
             self.resume_upstream()
             self.on_orphaned()
 
-    def _cancel_connecting(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-
     def give_up(self) -> None:
         """Stop waiting for the worker of a client that has left."""
         if self.phase is not _ENDED:
             self._drop_upstream()
             self._end(whole=False, head=None)
-
-    @property
-    def has_clients(self) -> bool:
-        """Whether anybody still waits for the reply."""
-        return self.downstream is not None or bool(self._joined)
-
-    def client_full(self) -> None:
-        self.pause_upstream()
-
-    def client_writable(self) -> None:
-        self.resume_upstream()
-
-    def pause_upstream(self) -> None:
-        """Take no more of the reply: a client is behind."""
-        if self.upstream is not None and self.phase is _RELAYING:
-            self.upstream.pause()
-
-    def resume_upstream(self) -> None:
-        """Go on, unless a client is still behind."""
-        if self.upstream is not None and not self._is_held_up:
-            self.upstream.resume()
-
-    @property
-    def _is_held_up(self) -> bool:
-        slow = self.downstream is not None and self.downstream.is_full
-        return slow or any(joined.full for joined in self._joined)
-
-    def client_tunnel(self, data: bytes) -> None:
-        """Never called: a tunnel is a conversation of its own."""
-
-    def client_tunnel_ended(self) -> None:
-        """Never called either."""
 
     # ReplySink: the worker's side
 
@@ -366,12 +221,6 @@ class Exchange(Turns):
                 self._write(b"0\r\n\r\n")
             self._finish(self._reply)
 
-    def _write(self, span: bytes) -> None:
-        if self.downstream is not None:
-            self.downstream.write(span)
-        for joined in self._joined:
-            joined.write(span)
-
     def _finish(self, head: ReplyHead | None) -> None:
         downstream, joined = self._leave_clients()
         self._end_whole(head)
@@ -380,31 +229,9 @@ class Exchange(Turns):
         for other in joined:
             other.finish()
 
-    def _leave_clients(self) -> tuple[DownstreamConnection | None, tuple[Joined, ...]]:
-        clients = self.downstream, self._joined
-        self.downstream = None
-        self._joined = ()
-        return clients
-
     def _end_whole(self, head: ReplyHead | None) -> None:
         self._return_upstream()
         self._end(whole=True, head=head)
-
-    def _return_upstream(self) -> None:
-        """Let go of the worker's connection, which has given its reply whole."""
-        upstream = self.upstream
-        self.upstream = None
-        if upstream is not None:
-            self.reply_bytes = upstream.bytes_received
-            if self._body_done and not self._upstream_full:
-                self.upstreams.give_back(upstream)
-            else:
-                # It answered before it had the whole request: what it would read next is the rest of this body.
-                upstream.close()
-
-    @property
-    def _upstream_name(self) -> str:
-        return "" if self.upstream is None else str(self.upstream.worker_id)
 
     def reply_broken(self, why: str) -> None:
         name = self._upstream_name
@@ -433,22 +260,6 @@ class Exchange(Turns):
         else:
             self.fail(error)
 
-    def upstream_ended(self) -> None:
-        """Never called: a tunnel is a conversation of its own."""
-
-    def upstream_full(self) -> None:
-        self._upstream_full = True
-        if self.downstream is not None and not self._body_done:
-            self.downstream.pause_body()
-
-    def upstream_writable(self) -> None:
-        self._upstream_full = False
-        if self.downstream is not None and not self._body_done:
-            self.downstream.resume_body()
-
-    def is_stalled(self, now_s: float, stall_s: float) -> bool:
-        return self.upstream is not None and self.upstream.is_stalled(now_s, stall_s)
-
     def stalled(self, stall_s: float) -> None:
         """The worker takes nothing of the request: give it up."""
         name = self._upstream_name
@@ -474,29 +285,16 @@ class Exchange(Turns):
 
     def fail(self, error: RouterError) -> None:
         """Answer the client with an error of the router and end; nothing of a reply has been sent."""
-        downstream, joined = self._leave_clients()
+        clients = self._leave_clients()
         self._drop_upstream()
         self._end(whole=False, head=None)
-        if downstream is not None:
-            downstream.refuse(error, request_id=self.request_id)
-        for other in joined:
-            other.refuse(error, self.request_id)
+        self._refuse(clients, error)
 
     def fail_and_await(self, error: RouterError) -> None:
         """Answer the client with an error, but go on awaiting the reply, for the worker is busy until then."""
-        downstream, joined = self._leave_clients()
+        clients = self._leave_clients()
         self._nobody_left()
-        if downstream is not None:
-            downstream.refuse(error, request_id=self.request_id)
-        for other in joined:
-            other.refuse(error, self.request_id)
-
-    def _drop_upstream(self) -> None:
-        upstream = self.upstream
-        self.upstream = None
-        if upstream is not None:
-            self.reply_bytes = upstream.bytes_received
-            upstream.close()
+        self._refuse(clients, error)
 
     @property
     def _sized(self) -> bool:

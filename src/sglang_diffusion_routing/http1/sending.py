@@ -1,0 +1,166 @@
+"""The way of a request to its worker: sent on as it comes, and as much of it kept as another worker may need."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.clients import Clients
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.phase import Phase
+from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.upstream import ReplySink, UpstreamConnection
+
+READ_AHEAD_BYTES = 65536
+"""Bytes of a request's body that are taken in before a worker is there for them."""
+
+# An enum's member costs 40 ns each time it is looked up by its class (Python 3.11), and a request does so 20 times.
+_WAITING, _AWAITING, _RELAYING = Phase.WAITING, Phase.AWAITING, Phase.RELAYING
+
+
+class Sending(Clients, ReplySink):
+    """One request on its way; what comes back is up to a subclass.
+
+    body_bytes, reply_bytes: of the request's body, and of the reply with its head, as far as they have come.
+    replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
+    """
+
+    upstream: UpstreamConnection | None = None
+    phase = Phase.WAITING
+    body_bytes = 0
+    reply_bytes = 0
+    _body_done = False
+    _upstream_full = False
+    _connecting: asyncio.Task[None] | None = None
+
+    def __init__(
+        self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
+    ) -> None:
+        self.origin = downstream
+        self.downstream = downstream
+        self.head = head
+        self.upstreams = upstreams
+        self._replay_max_bytes = replay_max_bytes
+        self._kept: list[bytes] | None = []
+
+    @property
+    def replayable(self) -> bool:
+        """Whether all that has come of the body is still here."""
+        return self._kept is not None
+
+    @property
+    def kept_spans(self) -> list[bytes]:
+        """What is kept of the request's body, as it came."""
+        return self._kept or []
+
+    @property
+    def body_done(self) -> bool:
+        """Whether the request's body is whole."""
+        return self._body_done
+
+    def start(self, upstream: UpstreamConnection) -> None:
+        """A connection is there: send the request, as far as it has come."""
+        self._connecting = None
+        self.upstream = upstream
+        self.phase = _AWAITING
+        downstream = self.downstream
+        upstream.decode_chunks = self.head.http_10
+        spans = [self.upstream_head()]
+        if self._kept:
+            spans += self._kept
+        if self.body_bytes > self._replay_max_bytes:
+            self._kept = None
+        self._upstream_full = False
+        upstream.send(self, spans, to_head=self.head.method == b"HEAD")
+        if not self._body_done and not self._upstream_full and downstream is not None:
+            downstream.resume_body()
+
+    def connect_failed(self, error: ConnectFailed) -> None:
+        """No connection could be had."""
+        self._connecting = None
+        self.on_connect_failed(error)
+
+    def _cancel_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    # the request, as it comes and goes
+
+    def client_body(self, span: bytes, done: bool) -> None:
+        if self._body_done:
+            return
+        self._body_done = done
+        if span:
+            self.body_bytes += len(span)
+            if self._kept is not None:
+                self._kept.append(span)
+        if self.phase is _WAITING:
+            if not done and self.body_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
+                self.downstream.pause_body()
+            self.on_body()
+            return
+        if self.body_bytes > self._replay_max_bytes:
+            self._kept = None
+        if self.upstream is not None and span:
+            self.upstream.write(span)
+
+    def upstream_full(self) -> None:
+        self._upstream_full = True
+        if self.downstream is not None and not self._body_done:
+            self.downstream.pause_body()
+
+    def upstream_writable(self) -> None:
+        self._upstream_full = False
+        if self.downstream is not None and not self._body_done:
+            self.downstream.resume_body()
+
+    def is_stalled(self, now_s: float, stall_s: float) -> bool:
+        return self.upstream is not None and self.upstream.is_stalled(now_s, stall_s)
+
+    # the reply's pace
+
+    def client_full(self) -> None:
+        self.pause_upstream()
+
+    def client_writable(self) -> None:
+        self.resume_upstream()
+
+    def pause_upstream(self) -> None:
+        """Take no more of the reply: a client is behind."""
+        if self.upstream is not None and self.phase is _RELAYING:
+            self.upstream.pause()
+
+    def resume_upstream(self) -> None:
+        """Go on, unless a client is still behind."""
+        if self.upstream is not None and not self._is_held_up:
+            self.upstream.resume()
+
+    # letting go of the worker's connection
+
+    @property
+    def _upstream_name(self) -> str:
+        return "" if self.upstream is None else str(self.upstream.worker_id)
+
+    def _return_upstream(self) -> None:
+        """Let go of the worker's connection, which has given its reply whole."""
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            self.reply_bytes = upstream.bytes_received
+            if self._body_done and not self._upstream_full:
+                self.upstreams.give_back(upstream)
+            else:
+                # It answered before it had the whole request: what it would read next is the rest of this body.
+                upstream.close()
+
+    def _drop_upstream(self) -> None:
+        upstream = self.upstream
+        self.upstream = None
+        if upstream is not None:
+            self.reply_bytes = upstream.bytes_received
+            upstream.close()
+
+    def upstream_ended(self) -> None:
+        """Never called: a tunnel is a conversation of its own."""
