@@ -155,3 +155,16 @@ def test_work_whose_size_was_a_guess_teaches_its_size_and_no_speed() -> None:
     assert speed(fleet) == (25.0, 0.5)
     # 100 that were read, and then 8 s at a speed of 25: the geometric mean of 100 and 200.
     assert fleet.scheduler.costs.usual("rollout", None) == pytest.approx(20_000**0.5)
+
+
+def test_work_of_no_time_teaches_when_there_is_enough_of_it() -> None:
+    fleet = Fleet()
+    fleet.add("a")
+    seen = []
+    for _ in range(3):
+        asker = fleet.ask(work(1.0))
+        fleet.now_s += 0.004
+        fleet.end(asker)
+        seen.append(speed(fleet)[1])
+    assert seen == [0.0, 0.0, 0.5]
+    assert speed(fleet)[0] == pytest.approx(250.0)

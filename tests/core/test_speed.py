@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_diffusion_routing.core.speed import HALF_LIFE_PIECES, OUTLIER_FACTOR, UNKNOWN_SPEED, Speed, Speeds
+from sglang_diffusion_routing.core.speed import HALF_LIFE_PIECES, OUTLIER_FACTOR, SHORT_S, UNKNOWN_SPEED, Speed, Speeds
 
 pytestmark = pytest.mark.core
 
@@ -62,6 +62,19 @@ def test_a_speed_is_always_a_positive_number_and_within_what_was_seen(pieces: li
     speed = learned(*pieces)
     seen = [cost / seconds for cost, seconds in pieces]
     assert min(seen) * 0.999 <= speed.per_s <= max(seen) * 1.001
+
+
+def test_pieces_that_no_gpu_could_do_count_together_as_one_that_is_long_enough() -> None:
+    speed = Speed()
+    for _ in range(4):
+        speed.gather(3.0, SHORT_S / 5)
+    assert speed.confidence == 0.0
+    speed.gather(8.0, SHORT_S / 5)
+    assert speed.confidence == 0.5
+    assert speed.per_s == pytest.approx(20.0 / SHORT_S)
+    for _ in range(4):
+        speed.gather(1.0, SHORT_S / 5)
+    assert speed.confidence == 0.5
 
 
 def test_half_of_what_was_known_is_forgotten_after_a_half_life_of_work() -> None:

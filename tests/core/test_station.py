@@ -94,10 +94,7 @@ def busy(*pieces: tuple[float, float], speed: float = 1.0, done_s: float = 0.0, 
     made.done_s = done_s
     for number, (cost, granted_s) in enumerate(pieces):
         spec = WorkSpec(cost_mpx_steps=cost, skips_queue=skips and not number)
-        made.leases[number] = Lease(number, made.worker, spec, granted_s, 0.0)
-        if not spec.skips_queue:
-            made.load += 1
-            made.work += cost
+        made.take(Lease(number, made.worker, spec, granted_s, 0.0))
     return made
 
 
@@ -122,3 +119,28 @@ def test_what_is_left_is_all_work_less_what_of_the_first_must_be_done(
 def test_further_work_is_finished_behind_what_is_left() -> None:
     assert busy((10.0, 0.0), speed=2.0).finishes_in_s(4.0, now_s=4.0) == pytest.approx(3.0)
     assert busy(speed=2.0).finishes_in_s(4.0, now_s=4.0) == pytest.approx(2.0)
+
+
+@given(data=st.data())
+def test_what_is_left_is_known_through_any_ends_of_work(data: st.DataObject) -> None:
+    made, now_s = station("a"), 0.0
+    made.speed.learn(2.0, 1.0)
+    live: dict[int, Lease] = {}
+    for number in range(data.draw(st.integers(1, 12))):
+        now_s += data.draw(st.sampled_from([0.0, 0.5, 4.0]))
+        if live and data.draw(st.booleans()):
+            ended = live.pop(data.draw(st.sampled_from(sorted(live))))
+            if not ended.spec.skips_queue and data.draw(st.booleans()):
+                made.done_s = now_s
+            made.drop(ended)
+        else:
+            spec = WorkSpec(cost_mpx_steps=data.draw(st.sampled_from([1.0, 6.0])), skips_queue=data.draw(st.booleans()))
+            live[number] = Lease(number, made.worker, spec, now_s, 0.0)
+            made.take(live[number])
+        counted = [lease for lease in live.values() if not lease.spec.skips_queue]
+        left = sum(lease.spec.cost_mpx_steps for lease in counted)
+        if counted and (first := next(iter(live.values()))) is counted[0]:
+            since_s = max(first.granted_s, made.done_s)
+            left -= min(2.0 * (now_s + 1.0 - since_s), first.spec.cost_mpx_steps)
+        assert (made.load, list(made.leases)) == (len(counted), list(live))
+        assert made.backlog(now_s + 1.0) == pytest.approx(left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sglang_diffusion_routing.core.cost import CostBook
-from sglang_diffusion_routing.core.speed import Speed, Speeds
+from sglang_diffusion_routing.core.speed import SHORT_S, Speed, Speeds
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
@@ -28,7 +28,8 @@ class Experience:
             status: of the worker's reply; only work that was done teaches anything.
         """
         done_s = now_s if lease.done_s is None else lease.done_s
-        seconds = done_s - max(lease.granted_s, station.done_s)
+        began_s = lease.granted_s if lease.granted_s > station.done_s else station.done_s  # noqa: FURB136
+        seconds = done_s - began_s
         if seconds <= 0.0:
             return
         station.done_s = done_s
@@ -36,7 +37,10 @@ class Experience:
         if not (lease.done_s is not None if spec.creates_job else 200 <= status < 300):
             return
         if spec.cost_known:
-            speed.learn(spec.cost_mpx_steps, seconds)
+            if seconds < SHORT_S:
+                speed.gather(spec.cost_mpx_steps, seconds)
+            else:
+                speed.learn(spec.cost_mpx_steps, seconds)
             if spec is not self._noted:
                 # Most work is like the work before it, and need not be noted twice.
                 self._noted = spec

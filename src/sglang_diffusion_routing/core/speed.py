@@ -11,6 +11,9 @@ A piece that took longer than `OUTLIER_FACTOR` times what was expected, or less 
 had taken just that long, so an hour behind somebody else's work moves the estimate no further than a piece of twice
 the length. Each further one in a row on the same side may be off by twice as much: a worker that really has become ten
 times slower is known for it after a few pieces.
+
+Pieces shorter than `SHORT_S` count together, as one that is as long: no GPU works in so short a time, and learning from
+each would cost as much as finding its worker.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from math import exp2
 HALF_LIFE_PIECES = 16.0
 PRIOR_PIECES = 1.0
 OUTLIER_FACTOR = 2.0
+SHORT_S = 0.01
 _LONGEST_ROW = 32
 _TELLS_FIRST, _TELLS_EVERY = 8, 8
 """Pieces of which a worker's peers learn: its first ones, then every eighth, for learning costs half a microsecond."""
@@ -34,7 +38,7 @@ class Speed:
     beyond: whose speed is assumed as long as little is known: of a worker's peers, and beyond them of all workers.
     """
 
-    __slots__ = ("_learned", "_pieces", "_row", "_seconds", "_work", "beyond", "per_s")
+    __slots__ = ("_learned", "_pieces", "_row", "_seconds", "_short_s", "_short_work", "_work", "beyond", "per_s")
 
     def __init__(self, beyond: Speed | None = None) -> None:
         self.beyond = beyond
@@ -44,6 +48,8 @@ class Speed:
         self._pieces = 0.0
         self._row = 0
         self._learned = 0
+        self._short_work = 0.0
+        self._short_s = 0.0
 
     @property
     def expected(self) -> float:
@@ -85,6 +91,14 @@ class Speed:
         self._learned += 1
         if beyond is not None and (self._learned <= _TELLS_FIRST or self._learned % _TELLS_EVERY == 0):
             beyond.learn(cost, seconds)
+
+    def gather(self, cost: float, seconds: float) -> None:
+        """Take in a piece of work of less than `SHORT_S`, with others of its kind."""
+        self._short_work += cost
+        self._short_s += seconds
+        if self._short_s >= SHORT_S:
+            self.learn(self._short_work, self._short_s)
+            self._short_work = self._short_s = 0.0
 
     def _bounded(self, seconds: float, expected_s: float) -> float:
         """Bring a duration within reach of what was expected; `_row` counts outliers, below 0 those that were short."""

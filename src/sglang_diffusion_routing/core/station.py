@@ -22,6 +22,7 @@ class Station:
     leases: live ones, by id.
     load: leases that count against the cap (all but those that skip the queue).
     work: sum of their work, in megapixel-steps; speed: what is learned of the worker's.
+    first_work: that of the oldest lease, 0 when nothing is known of it; first_since_s: since when it has been done.
     done_s: instant at which it was done with the last of them, as far as that is known.
     cap: largest load at which it is given no more work.
     open: whether it takes work, be it full; standing: why.
@@ -34,6 +35,8 @@ class Station:
         "answered_s",
         "cap",
         "done_s",
+        "first_since_s",
+        "first_work",
         "gone",
         "hopes",
         "lanes",
@@ -53,6 +56,8 @@ class Station:
         self.leases: dict[int, Lease] = {}
         self.load = 0
         self.work = 0.0
+        self.first_work = 0.0
+        self.first_since_s = 0.0
         self.done_s = 0.0
         self.cap = 0
         self.open = False
@@ -61,27 +66,44 @@ class Station:
         self.lanes: tuple[Lane, ...] = ()
         self.hopes: tuple[Lane, ...] = ()
 
+    def take(self, lease: Lease) -> None:
+        """Begin a piece of work."""
+        self.leases[lease.lease_id] = lease
+        spec = lease.spec
+        if not spec.skips_queue:
+            self.load += 1
+            self.work += spec.cost_mpx_steps
+            if len(self.leases) == 1:
+                self._note_first(lease)
+
+    def drop(self, lease: Lease) -> None:
+        """End a piece of work."""
+        leases, spec = self.leases, lease.spec
+        del leases[lease.lease_id]
+        if not spec.skips_queue:
+            self.load -= 1
+            self.work = self.work - spec.cost_mpx_steps if self.load else 0.0
+        if leases:
+            self._note_first(next(iter(leases.values())))
+        else:
+            self.first_work = 0.0
+
+    def _note_first(self, lease: Lease) -> None:
+        """Work that nothing is known of may be done at any time; other has been under way since it could be."""
+        spec = lease.spec
+        self.first_work = 0.0 if spec.skips_queue else spec.cost_mpx_steps
+        # max() and min() would make what runs for every request a third slower.
+        self.first_since_s = lease.granted_s if lease.granted_s > self.done_s else self.done_s  # noqa: FURB136
+
     def backlog(self, now_s: float) -> float:
-        """Give the work that is left here, in megapixel-steps: the first piece has been under way since it could be."""
-        if not self.load:
-            return 0.0
-        head = next(iter(self.leases.values()))
-        first = head.spec.cost_mpx_steps
-        if head.spec.skips_queue:
-            return self.work
-        # This runs 16 times for a choice; max() and min() would make it a third slower.
-        began_s = head.granted_s if head.granted_s > self.done_s else self.done_s  # noqa: FURB136
+        """Give the work that is left here, in megapixel-steps: all, less what must be done of the oldest by now."""
         speed = self.speed
-        done = (now_s - began_s) * (speed.per_s or speed.expected)
-        return self.work - (done if done < first else first)  # noqa: FURB136
+        done = (now_s - self.first_since_s) * (speed.per_s or speed.expected)
+        return self.work - (done if done < self.first_work else self.first_work)  # noqa: FURB136
 
     def finishes_in_s(self, cost: float, now_s: float) -> float:
         """Give the time after which work of this cost would be finished here, in seconds from now."""
-        speed = self.speed
-        per_s = speed.per_s or speed.expected
-        if self.load:
-            return (self.backlog(now_s) + cost) / per_s
-        return cost / per_s
+        return (self.backlog(now_s) + cost) / self.speed.expected
 
 
 class Look(NamedTuple):
@@ -153,15 +175,18 @@ class LoadBuckets:
         for bucket in self._buckets[self._lowest :]:
             yield from bucket
 
-    def sample(self, look: Look) -> Iterator[Station]:
+    def sample(self, look: Look) -> list[Station]:
         """Give some stations of each load, least loaded first, as many as the look is wide."""
-        left = look.total
-        for bucket in self._buckets[self._lowest :]:
+        found: list[Station] = []
+        unseen = self.size
+        for bucket in islice(self._buckets, self._lowest, None):
             if bucket:
-                yield from islice(bucket, min(look.per_load, left))
-                left -= min(look.per_load, len(bucket))
-                if left <= 0:
-                    return
+                count = len(bucket)
+                found += bucket if count <= look.per_load else islice(bucket, look.per_load)
+                unseen -= count
+                if not unseen or len(found) >= look.total:
+                    break
+        return found[: look.total]
 
     def turn(self, station: Station) -> None:
         """Put a station behind the others of its load."""

@@ -18,6 +18,9 @@ class Needs(Enum):
     VIDEO = "video"
     ANY = "any"
 
+    # Members are the same only if they are identical; Enum hashes their names, by a call for every request.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class WorkSpec:

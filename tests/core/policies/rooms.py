@@ -48,15 +48,11 @@ class Rooms:
     def _begin(self, station: Station, cost: float = 1.0) -> None:
         self._leases += 1
         spec = WorkSpec(cost_mpx_steps=cost)
-        station.leases[self._leases] = Lease(self._leases, station.worker, spec, self.now_s, 0.0)
-        station.load += 1
-        station.work += cost
+        station.take(Lease(self._leases, station.worker, spec, self.now_s, 0.0))
 
     def end(self, name: str) -> None:
         """A piece of work ends."""
         station = self.stations[name]
-        lease = station.leases.pop(next(iter(station.leases)))
-        station.load -= 1
-        station.work -= lease.spec.cost_mpx_steps
         station.done_s = self.now_s
+        station.drop(next(iter(station.leases.values())))
         self.lane.shrank(station)

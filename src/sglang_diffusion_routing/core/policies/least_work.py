@@ -62,7 +62,11 @@ def soonest(
     if avoid:
         looked_at = islice((station for station in stations if station.worker.worker_id not in avoid), look.total)
     for station in looked_at:
-        takes_s = station.finishes_in_s(cost, now_s)
+        # `Station.finishes_in_s`, written out: two calls for each of 24 stations cost more than all the rest.
+        speed = station.speed
+        per_s = speed.per_s or speed.expected
+        done, first = (now_s - station.first_since_s) * per_s, station.first_work
+        takes_s = (station.work - (done if done < first else first) + cost) / per_s  # noqa: FURB136
         if takes_s < chosen_s:
             chosen, chosen_s = station, takes_s
     return chosen
