@@ -10,7 +10,7 @@ from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
-from sglang_diffusion_routing.core.work import WorkSpec
+from sglang_diffusion_routing.core.work import LineKey, WorkSpec
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, QueueTimeout, WeightsUnmet
 
 pytestmark = pytest.mark.core
@@ -204,7 +204,7 @@ class TestBounds:
     def test_versions_that_nobody_waits_for_are_forgotten(self) -> None:
         demands = Demands(Ledger(), {})
         for number in range(3 * REMEMBERED):
-            demands.avoid(demand(f"v{number}"))
+            demands.avoid(LineKey(min_version=f"v{number}"))
         assert len(demands._unmet) <= REMEMBERED
 
 
@@ -223,11 +223,11 @@ def test_workers_are_looked_at_once_a_version_until_one_changes() -> None:
     stations = {worker_id(name): Station(its.worker(name)) for name in "ab"}
     demands = Demands(ledger, stations)
     for _ in range(5):
-        assert demands.avoid(demand("v1")) == stations.keys()
+        assert demands.avoid(LineKey(min_version="v1")) == stations.keys()
     assert ledger.asked == 2
     demands.forget()
-    demands.avoid(demand("v1"))
-    assert (demands.avoid(WorkSpec()), ledger.asked) == (frozenset(), 4)
+    demands.avoid(LineKey(min_version="v1"))
+    assert (demands.avoid(LineKey()), ledger.asked) == (frozenset(), 4)
 
 
 def test_the_end_of_work_looks_at_its_own_worker_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def rooms(waiting: list[float], cap: int = 1, **workers: tuple[float, list[float
             assert its.choose(*others, cost=cost) == name
     for sequence, cost in enumerate(waiting):
         spec = WorkSpec(cost_mpx_steps=cost)
-        its.lane.line_up(Ticket(spec, Asker(spec), 0.0, sequence))
+        its.lane.lines.add(Ticket(spec, Asker(spec), 0.0, sequence))
     return its
 
 

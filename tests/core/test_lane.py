@@ -1,15 +1,12 @@
 """Who can do the same work, and what waits for them."""
 
-import math
-
 import pytest
 
-from core.fleet import T2I, T2V, Asker, url, worker_id
-from sglang_diffusion_routing.core.lane import NOT_LEARNED, Lane, LaneKey, LineKey, Profile, lane_key
-from sglang_diffusion_routing.core.policies import make_policy
+from core.fleet import T2I, T2V, url, worker_id
+from sglang_diffusion_routing.core.lane import NOT_LEARNED, Lane, LaneKey, Profile, lane_key
 from sglang_diffusion_routing.core.policies.least_request import LeastRequest
 from sglang_diffusion_routing.core.station import Station
-from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
+from sglang_diffusion_routing.core.work import Needs
 from sglang_diffusion_routing.core.worker import Capability, Worker
 
 pytestmark = pytest.mark.core
@@ -35,11 +32,6 @@ def lane(*stations: Station) -> Lane:
     for one in stations:
         made.add(one)
     return made
-
-
-def ticket(sequence: int, spec: WorkSpec | None = None) -> Ticket:
-    spec = spec or WorkSpec()
-    return Ticket(spec, Asker(spec), 0.0, sequence)
 
 
 @pytest.mark.parametrize(
@@ -135,22 +127,6 @@ def test_sleepers_take_turns_too() -> None:
     assert its.sleeper(frozenset({worker_id("a"), worker_id("b")})) is None
 
 
-def test_tickets_alike_stand_in_one_line() -> None:
-    its = lane()
-    retry = WorkSpec(avoid=frozenset({worker_id("a")}))
-    first, second, job, again = ticket(1), ticket(2), ticket(3, WorkSpec(creates_job=True)), ticket(-9, retry)
-    for one in (first, second, job, again):
-        its.line_up(one)
-    assert {key: list(line) for key, line in its.lines.items()} == {
-        LineKey(frozenset(), creates_job=False): [first, second],
-        LineKey(frozenset(), creates_job=True): [job],
-        LineKey(frozenset({worker_id("a")}), creates_job=False): [again],
-    }
-    its.step_out(first)
-    its.step_out(job)
-    assert [list(line) for line in its.lines.values()] == [[second], [again]]
-
-
 @pytest.mark.parametrize(
     ("load", "avoided", "creates_job", "can"),
     [
@@ -167,40 +143,3 @@ def test_a_line_can_be_served_when_its_first_ticket_can_be_granted(
     its = lane(station("a", cap=1, load=load))
     avoid = frozenset({worker_id("a")}) if avoided else frozenset()
     assert its.can_grant(avoid, creates_job=creates_job) is can
-
-
-def test_a_lane_knows_how_much_waits_and_how_much_it_has_given_out() -> None:
-    its = lane()
-    first, second, third = (ticket(n, WorkSpec(cost_mpx_steps=cost)) for n, cost in enumerate((5.0, 7.0, 1.0)))
-    for one in (first, second):
-        its.line_up(one)
-    assert (its.waiting, its.given_out) == (12.0, 0.0)
-    its.grant(first)
-    its.line_up(third)
-    its.step_out(second)
-    assert (its.waiting, its.given_out) == (1.0, 5.0)
-    # Overdue once twice the work that waited before it, and its own, is given out; the third came when 5 had been.
-    assert [one.due_at for one in (first, second, third)] == [10.0, 24.0, 5.0 + 2 * 8.0]
-
-
-def test_work_that_failed_elsewhere_is_overdue_at_once() -> None:
-    its, retry = lane(), ticket(1, WorkSpec(avoid=frozenset({worker_id("a")})))
-    its.line_up(ticket(2, WorkSpec(cost_mpx_steps=5.0)))
-    its.line_up(retry)
-    assert retry.due_at == -math.inf
-
-
-@pytest.mark.parametrize("policy", ["least-request", "least-work"])
-def test_only_work_of_the_same_or_a_higher_priority_is_ahead(policy: str) -> None:
-    its = Lane(lane_key(Needs.ANY, None, {IMAGE}), make_policy(policy, NoChance()))
-    tickets = []
-    for sequence, (priority, cost) in enumerate([(4, 3.0), (0, 5.0), (9, 1.0), (4, 1.0), (0, 1.0)]):
-        spec = WorkSpec(priority=priority, cost_mpx_steps=cost)
-        tickets.append(Ticket(spec, Asker(spec), 0.0, sequence))
-        its.line_up(tickets[-1])
-    assert [ticket.due_at for ticket in tickets] == [6.0, 16.0, 2.0, 10.0, 22.0]
-    assert (its.levels, its.clock) == ({4: 2, 0: 2, 9: 1}, 0.0)
-    for ticket in tickets[:-1]:
-        its.grant(ticket)
-    # What is left has one priority: the order of arrival needs no clock.
-    assert (its.levels, its.clock) == ({0: 1}, -math.inf if policy == "least-request" else 10.0)

@@ -132,12 +132,12 @@ def test_waiting_work_moves_with_the_workers_that_can_do_it() -> None:
     spec = WorkSpec(Needs.ANY, model="v")
     tickets = [Ticket(spec, Asker(spec), 0.0, sequence) for sequence in (1, 2, 3)]
     for ticket in tickets:
-        lanes.find(spec.needs, spec.model).line_up(ticket)
-    lanes.find(spec.needs, spec.model).step_out(tickets[1])
+        lanes.find(spec.needs, spec.model).lines.add(ticket)
+    lanes.find(spec.needs, spec.model).lines.remove(tickets[1])
     place(lanes, "b", T2V)
     lane = lanes.find(spec.needs, spec.model)
     assert station not in set(lane.free)
-    assert [ticket for line in lane.lines.values() for ticket in line] == [tickets[0], tickets[2]]
+    assert list(lane.lines) == [tickets[0], tickets[2]]
     assert lanes.tickets() == [tickets[0], tickets[2]]
 
 

@@ -41,6 +41,13 @@ def test_by_arrival_the_length_is_no_matter() -> None:
     assert drained(filled(Order.ARRIVAL, ticket(1, 5.0), ticket(2, 9.0), ticket(3, 1.0))) == [1, 2, 3]
 
 
+def test_a_ticket_that_comes_from_another_line_stands_where_it_would_have_stood() -> None:
+    line = filled(Order.ARRIVAL, ticket(1, 1.0), ticket(4, 1.0), ticket(3, 1.0), ticket(2, 1.0))
+    assert [one.sequence for one in line] == [1, 2, 3, 4]
+    line.add(ticket(0, 1.0))
+    assert drained(line) == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("order", [Order.LONGEST, Order.LONGEST_AGED])
 def test_the_longest_is_next_and_of_equals_the_one_that_came_first(order: Order) -> None:
     tickets = (ticket(1, 5.0), ticket(2, 9.0), ticket(3, 5.0), ticket(4, 9.0), ticket(5, 1.0))

@@ -9,7 +9,7 @@ from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
-from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
+from sglang_diffusion_routing.core.work import LineKey, Needs, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId, standing
 from sglang_diffusion_routing.errors import (
     NoCapableWorker,
@@ -53,7 +53,7 @@ def test_hope_is_for_those_that_are_not_to_be_avoided() -> None:
     scene = Scene(fleet)
     lane = scene.lanes.find(Needs.ANY, None)
     avoided = [frozenset(), {worker_id("a")}, {worker_id("b")}, {worker_id("gone")}]
-    hopes = [scene.prospects.has_hope(lane, WorkSpec(avoid=frozenset(avoid))) for avoid in avoided]
+    hopes = [scene.prospects.has_hope(lane, LineKey(frozenset(avoid))) for avoid in avoided]
     assert hopes == [True, False, True, True]
 
 
@@ -98,7 +98,7 @@ def test_work_for_one_worker_hopes_for_that_one_alone() -> None:
     lane = scene.lanes.find(Needs.ANY, None)
     pins = [WorkSpec(worker=worker_id(name)) for name in ("a", "b", "gone")]
     failed = WorkSpec(worker=worker_id("a"), avoid=frozenset({worker_id("a")}))
-    assert [scene.prospects.has_hope(lane, spec) for spec in [*pins, failed]] == [True, False, False, False]
+    assert [scene.prospects.has_hope(lane, LineKey.of(spec)) for spec in [*pins, failed]] == [True, False, False, False]
     errors = [scene.prospects.in_vain(lane, spec) for spec in pins[1:]]
     assert [(type(error), error.facts) for error in errors] == [
         (WorkerUnavailable, {"worker": "http://b:30000", "status": "draining"}),

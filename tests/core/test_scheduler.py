@@ -12,7 +12,7 @@ from sglang_diffusion_routing.core.policies import POLICIES
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Needs, Result, WorkSpec
-from sglang_diffusion_routing.core.worker import Capability, RequestId
+from sglang_diffusion_routing.core.worker import Capability
 from sglang_diffusion_routing.errors import (
     NoCapableWorker,
     NoRoutableWorker,
@@ -111,24 +111,6 @@ def test_a_lower_cap_lets_what_runs_go_on() -> None:
     assert waiting.got == "a"
 
 
-@pytest.mark.parametrize(
-    ("result", "answered"),
-    [(result, result in {Result.OK, Result.SERVER_ERROR}) for result in Result],
-)
-def test_only_a_complete_reply_shows_that_a_worker_lives(result: Result, *, answered: bool) -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    asker = fleet.ask()
-    fleet.now_s = 3.0
-    fleet.end(asker, result)
-    assert fleet.scheduler.answered_s(A) == (3.0 if answered else None)
-
-
-def test_nothing_is_known_of_a_worker_that_is_not_here() -> None:
-    scheduler = Fleet().scheduler
-    assert (scheduler.in_flight(A), scheduler.leases_of(A), scheduler.answered_s(A)) == (0, [], None)
-
-
 # Who gets what
 
 
@@ -219,14 +201,6 @@ def test_a_retry_whose_last_other_worker_goes_is_refused() -> None:
     fleet.apply(ev.HoldRequested(B))
     assert refusal(retry) == (NoRoutableWorker, {"active": 1, "draining": 1})
     assert plain.waits
-
-
-def test_refreshing_what_has_not_changed_does_not_cost_a_worker_its_turn() -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    fleet.add("b")
-    fleet.answer("a")
-    assert fleet.ask().got == "a"
 
 
 # Wait or 503
@@ -470,52 +444,6 @@ def test_a_worker_that_refuses_its_refit_goes_on_as_before() -> None:
     assert waiting.got == "a"
 
 
-# The one exception: while nobody is routable, who has not been asked is tried
-
-
-def test_a_worker_that_was_never_asked_is_tried_while_nobody_is_routable() -> None:
-    fleet = Fleet()
-    fleet.register("a")
-    assert fleet.ask().got == "a"
-
-
-def test_a_worker_that_was_never_asked_gets_nothing_while_somebody_is_routable() -> None:
-    fleet = Fleet(SchedulerLimits(max_concurrency=1))
-    fleet.add("a")
-    fleet.register("b")
-    assert fleet.ask().got == "a"
-    waiting = fleet.ask()
-    assert waiting.waits
-    fleet.apply(ev.HoldRequested(A))
-    assert waiting.got == "b"
-
-
-def test_a_worker_that_becomes_routable_ends_the_exception() -> None:
-    fleet = Fleet(SchedulerLimits(max_concurrency=1))
-    fleet.register("a")
-    fleet.register("b")
-    running = fleet.ask()
-    fleet.learn("b")
-    fleet.answer("b")
-    fleet.end(running)
-    assert [fleet.ask().got, fleet.ask().waits] == ["b", True]
-
-
-def test_what_may_have_been_restarted_is_not_tried_but_waited_for_until_it_has_answered() -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    fleet.apply(ev.SentinelLost(A, 1, 0))
-    waiting = fleet.ask()
-    assert waiting.waits
-    fleet.answer("a")
-    assert waiting.got == "a"
-    fleet.end(waiting)
-    updating(fleet)
-    fleet.apply(ev.CommandSucceeded(A, 1))
-    fleet.apply(ev.SentinelLost(A, 1, 0))
-    assert refusal(fleet.ask()) == (NoRoutableWorker, {"joining": 1})
-
-
 # Jobs
 
 
@@ -739,23 +667,6 @@ def test_a_removed_workers_leases_end_in_their_own_time() -> None:
     assert (fleet.scheduler.in_flight(A), fleet.scheduler.live_leases) == (1, 1)
 
 
-def test_nothing_is_kept_of_a_removed_worker_once_its_leases_have_ended() -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    old = fleet.ask()
-    fleet.apply(ev.RemovalRequested(A, force=True))
-    fleet.end(old, Result.ABANDONED)
-    scheduler = fleet.scheduler
-    assert (scheduler._stations, scheduler._by_id, scheduler._lanes._stations) == ({}, {}, {})
-
-
-def test_a_worker_that_was_removed_before_it_was_heard_of_is_nothing_new() -> None:
-    fleet = Fleet()
-    worker = fleet.add("a")
-    fleet.apply(ev.RemovalRequested(A, request=RequestId("r")))
-    assert fleet.scheduler.refresh([worker], 0.0) == []
-
-
 def test_a_quarantined_workers_lease_gives_its_room_to_nobody() -> None:
     fleet = Fleet(SchedulerLimits(max_concurrency=1))
     fleet.add("a")
@@ -834,23 +745,6 @@ def test_a_worker_that_is_not_here_has_no_work() -> None:
     fleet.apply(ev.RemovalRequested(A, force=True))
     with pytest.raises(KeyError):
         fleet.scheduler.adopt(worker, JOB, 0.0)
-
-
-def test_the_oldest_of_what_waits_is_found_wherever_it_stands() -> None:
-    fleet = Fleet(SchedulerLimits(max_concurrency=1))
-    fleet.add("a", T2I)
-    fleet.add("b", T2V)
-    image, video = fleet.ask(IMAGE), fleet.ask(VIDEO)
-    assert fleet.scheduler.queued_since_s is None
-    for now_s, spec in enumerate((VIDEO, IMAGE, WorkSpec(Needs.IMAGE, priority=9)), 1):
-        fleet.now_s = float(now_s)
-        fleet.ask(spec)
-    assert fleet.scheduler.queued_since_s == 1.0
-    fleet.end(video)
-    assert fleet.scheduler.queued_since_s == 2.0
-    # The more urgent one goes; the older one waits on.
-    fleet.end(image)
-    assert fleet.scheduler.queued_since_s == 2.0
 
 
 # When to come back

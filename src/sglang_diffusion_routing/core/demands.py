@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.weights import Ledger
-from sglang_diffusion_routing.core.work import Demanding
+from sglang_diffusion_routing.core.work import LineKey
 from sglang_diffusion_routing.core.worker import WorkerId
 
 REMEMBERED = 256
@@ -30,11 +30,11 @@ class Demands:
         """Take in that a worker's record has changed."""
         self._unmet.clear()
 
-    def avoid(self, work: Demanding) -> AbstractSet[WorkerId]:
+    def avoid(self, key: LineKey) -> AbstractSet[WorkerId]:
         """Give the workers that work must not go to: those that failed it, and those whose weights are too old."""
-        wanted = work.min_version
+        wanted = key.min_version
         if wanted is None:
-            return work.avoid
+            return key.avoid
         unmet = self._unmet.get(wanted)
         if unmet is None:
             if len(self._unmet) >= REMEMBERED:
@@ -42,16 +42,16 @@ class Demands:
             unmet = self._unmet[wanted] = frozenset(
                 worker_id for worker_id, station in self._stations.items() if not self._meets(station, wanted)
             )
-        return unmet | work.avoid if work.avoid else unmet
+        return unmet | key.avoid if key.avoid else unmet
 
-    def pinned(self, lane: Lane, work: Demanding) -> Station | None:
-        """Give the station of the one worker that work may go to, None while it has to wait for it."""
-        if work.worker is None:
-            raise AssertionError("only work that is pinned has a station of its own")
-        station = self._stations.get(work.worker)
-        if station is None or not station.open or lane not in station.lanes or work.worker in self.avoid(work):
+    def bound(self, lane: Lane, key: LineKey) -> Station | None:
+        """Give the station of the one worker that work is tied to, None while it has to wait for it."""
+        if key.bound is None:
+            raise AssertionError("only work that is tied to a worker has a station of its own")
+        station = self._stations.get(key.bound)
+        if station is None or not station.open or lane not in station.lanes or key.bound in self.avoid(key):
             return None
-        return station if station.load < station.cap or work.creates_job else None
+        return station if station.load < station.cap or key.creates_job else None
 
     def targets(self) -> dict[str, str | None]:
         """Give each weight group's target, for whoever waited in vain; None before its first refit."""

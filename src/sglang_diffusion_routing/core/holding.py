@@ -39,13 +39,12 @@ def largest_worth(
     ]
     if not others:
         return inf
-    waiting = lane.waiting + (cost or 0.0)
-    count = sum(len(line) for line in lane.lines.values())
-    if count > LOOK:
+    waiting = lane.lines.work + (cost or 0.0)
+    if lane.lines.count > LOOK:
         open_now = lane.free.size + lane.full.size
         done_in_s = _level(others, waiting * len(others) / max(open_now - 1, len(others)), now_s)
     else:
-        costs = [ticket.spec.cost_mpx_steps for line in lane.lines.values() for ticket in line]
+        costs = [ticket.spec.cost_mpx_steps for ticket in lane.lines]
         if cost is not None:
             costs.append(cost)
         done_in_s = _longest_first(others, nlargest(len(costs), costs), now_s)

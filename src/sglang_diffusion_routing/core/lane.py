@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
-from math import inf
 from typing import NamedTuple
 
-from sglang_diffusion_routing.core.line import PATIENCE, Line, Order, make_line
+from sglang_diffusion_routing.core.lines import Lines
 from sglang_diffusion_routing.core.policies import Policy, soonest
 from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
-from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
+from sglang_diffusion_routing.core.work import Needs
 from sglang_diffusion_routing.core.worker import Capability, WorkerId
 
 
@@ -74,30 +73,14 @@ QUICK_LOOK, THOROUGH_LOOK = Look(8, 24), Look(64, 128)
 is not: a look at one station costs 0.2 microseconds."""
 
 
-class LineKey(NamedTuple):
-    """What decides, within a lane, whether a ticket can be granted, and before which others: alike, in one line."""
-
-    avoid: frozenset[WorkerId]
-    creates_job: bool
-    min_version: str | None = None
-    worker: WorkerId | None = None
-    priority: int = 0
-
-    @classmethod
-    def of(cls, spec: WorkSpec) -> LineKey:
-        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority)
-
-
 class Lane:
-    """The open stations that can do the same work, by load, and the lines of tickets that wait for them.
+    """The open stations that can do the same work, by load, and the tickets that wait for them.
 
     free: stations with room. full: those without. sleepers: asleep, for what may go there.
-    hope: number of stations worth waiting for.
-    waiting: work of all tickets; given_out: of all that were granted. In megapixel-steps.
-    levels: number of tickets by priority.
+    hope: number of stations worth waiting for. lines: the tickets.
     """
 
-    __slots__ = ("free", "full", "given_out", "hope", "key", "levels", "lines", "policy", "sleepers", "waiting")
+    __slots__ = ("free", "full", "hope", "key", "lines", "policy", "sleepers")
 
     def __init__(self, key: LaneKey, policy: Policy) -> None:
         self.key = key
@@ -106,12 +89,9 @@ class Lane:
         self.full = LoadBuckets()
         self.sleepers: OrderedDict[Station, None] = OrderedDict()
         self.hope = 0
-        self.lines: dict[LineKey, Line] = {}
-        self.levels: dict[int, int] = {}
-        self.waiting = 0.0
-        self.given_out = 0.0
+        self.lines = Lines(policy.order)
 
-    # Stations. The lane is told of every change of an open station's load.
+    # The lane is told of every change of an open station's load.
 
     def add(self, station: Station) -> None:
         if station.load < station.cap:
@@ -157,7 +137,7 @@ class Lane:
             return self._soonest(avoid, cost, now_s) if self.policy.weighs else self.least(avoid)
         if not self.free.size or (avoid and _first(self.free, avoid) is None):
             return None
-        look = THOROUGH_LOOK if self.lines or self.full.size else QUICK_LOOK
+        look = THOROUGH_LOOK if self.lines.count or self.full.size else QUICK_LOOK
         return self.policy.choose(self.free, avoid, cost, now_s, look)
 
     def _soonest(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
@@ -185,49 +165,6 @@ class Lane:
             self.free.turn(station)
         else:
             self.full.turn(station)
-
-    # Tickets.
-
-    @property
-    def clock(self) -> float:
-        """What tickets age by: the work given out; it stands still while arrival alone decides who is next."""
-        return -inf if self.policy.order is Order.ARRIVAL and len(self.levels) < 2 else self.given_out
-
-    def line_up(self, ticket: Ticket) -> None:
-        spec = ticket.spec
-        key, cost, level = LineKey.of(spec), spec.cost_mpx_steps, spec.priority
-        # Work that failed elsewhere has had its turn.
-        ticket.due_at = -inf if spec.avoid else self.given_out + PATIENCE * (self._ahead_of(level) + cost)
-        self.waiting += cost
-        self.levels[level] = self.levels.get(level, 0) + 1
-        line = self.lines.get(key)
-        if line is None:
-            line = self.lines[key] = make_line(self.policy.order)
-        line.add(ticket)
-
-    def _ahead_of(self, level: int) -> float:
-        """Give the work that waits before a newcomer of this priority, in megapixel-steps."""
-        if not self.levels or min(self.levels) >= level:
-            return self.waiting
-        return sum(line.work for key, line in self.lines.items() if key.priority >= level)
-
-    def step_out(self, ticket: Ticket) -> None:
-        key, level = LineKey.of(ticket.spec), ticket.spec.priority
-        line = self.lines[key]
-        line.remove(ticket)
-        self.levels[level] -= 1
-        if not self.levels[level]:
-            del self.levels[level]
-        self.waiting -= ticket.spec.cost_mpx_steps
-        if not line:
-            del self.lines[key]
-            if not self.lines:
-                self.waiting = 0.0
-
-    def grant(self, ticket: Ticket) -> None:
-        """Let a ticket go to a worker."""
-        self.step_out(ticket)
-        self.given_out += ticket.spec.cost_mpx_steps
 
     def can_grant(self, avoid: AbstractSet[WorkerId], *, creates_job: bool) -> bool:
         """Tell whether work that must not go to `avoid` need not wait."""

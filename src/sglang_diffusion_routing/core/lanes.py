@@ -106,14 +106,14 @@ class Lanes:
 
     def tickets(self) -> list[Ticket]:
         """Give all that waits, in order."""
-        waiting = [ticket for lane in self._lanes.values() for line in lane.lines.values() for ticket in line]
+        waiting = [ticket for lane in self._lanes.values() for ticket in lane.lines]
         waiting.sort(key=lambda ticket: ticket.sequence)
         return waiting
 
     def oldest_s(self) -> float | None:
         """Give the instant since which something waits, None while nothing does."""
         # Within a line tickets stand as they came; those of other lines may be older.
-        lines = (line for lane in self._lanes.values() for line in lane.lines.values())
+        lines = (line for lane in self._lanes.values() for _, line in lane.lines.items())
         return min((next(iter(line)).enqueued_s for line in lines), default=None)
 
     def _count(self, new: Profile | None, old: Profile | None) -> bool:
@@ -145,7 +145,7 @@ class Lanes:
         for station in self._stations:
             station.lanes = station.hopes = ()
         for ticket in waiting:
-            self.find(ticket.spec.needs, ticket.spec.model).line_up(ticket)
+            self.find(ticket.spec.needs, ticket.spec.model).lines.add(ticket)
 
     def _seat(self, station: Station, lane: Lane) -> None:
         profile = self._stations[station]

@@ -28,28 +28,32 @@ Rank = tuple[float, float, int]
 
 
 class Line:
-    """Tickets in the order of their arrival.
-
-    work: of all of them, in megapixel-steps.
-    """
+    """Tickets in the order of their arrival."""
 
     def __init__(self) -> None:
-        self.work = 0.0
         self._tickets: OrderedDict[Ticket, None] = OrderedDict()
+        self._last = -inf
+        self._is_sorted = True
         self._held: dict[Ticket, float] = {}
 
     def __len__(self) -> int:
         return len(self._tickets)
 
     def __iter__(self) -> Iterator[Ticket]:
+        if not self._is_sorted:
+            self._tickets = OrderedDict.fromkeys(sorted(self._tickets, key=_arrival))
+            self._is_sorted = True
         return iter(self._tickets)
 
     def add(self, ticket: Ticket) -> None:
+        """Let a ticket in, at the place that it came to when it came, wherever it has waited since."""
         self._tickets[ticket] = None
-        self.work += ticket.spec.cost_mpx_steps
+        if ticket.sequence > self._last:
+            self._last = ticket.sequence
+        else:
+            self._is_sorted = False
 
     def remove(self, ticket: Ticket) -> None:
-        self.work -= ticket.spec.cost_mpx_steps
         del self._tickets[ticket]
         self._held.pop(ticket, None)
 
@@ -67,7 +71,7 @@ class Line:
         Args:
             clock: work that the lane has given out so far, in megapixel-steps: what tickets age by.
         """
-        return next(iter(self._tickets))
+        return next(iter(self))
 
     def rank(self, ticket: Ticket, clock: float) -> Rank:
         """Place a ticket among those of other lines: what is overdue first, then by priority."""
@@ -134,6 +138,10 @@ def make_line(order: Order) -> Line:
 
 def _place(entry: tuple[float, int, Ticket]) -> tuple[float, int]:
     return entry[0], entry[1]
+
+
+def _arrival(ticket: Ticket) -> int:
+    return ticket.sequence
 
 
 def _length(ticket: Ticket) -> tuple[float, int]:

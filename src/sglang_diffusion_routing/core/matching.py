@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.holding import largest_worth
-from sglang_diffusion_routing.core.lane import Lane, LineKey
+from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.line import Rank
 from sglang_diffusion_routing.core.station import Station
-from sglang_diffusion_routing.core.work import Ticket, WorkSpec
+from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId
 
 
@@ -37,21 +37,26 @@ class Matching:
         Args:
             freed: the one station that has come to have room, so that nothing waits for any other.
         """
-        held: set[tuple[Lane, LineKey]] = set()
+        # Room only gets less while matches are carried out: a line that has to wait now waits to the end of this.
+        wait: set[tuple[Lane, LineKey]] = set()
         while True:
-            ready: list[tuple[Rank, Ticket, Lane, LineKey]] = []
+            ready: list[tuple[Rank, Ticket, Lane]] = []
             for lane in lanes:
-                clock = lane.clock
-                for key, line in lane.lines.items():
-                    if (lane, key) not in held and self._can_grant(lane, key, freed):
+                lines, clock = lane.lines, lane.lines.clock
+                for key, line in lines.items() if freed is None else lines.open_to(freed.worker.worker_id):
+                    if (lane, key) in wait:
+                        continue
+                    if self._can_grant(lane, key, freed):
                         ticket = line.head(clock)
-                        ready.append((line.rank(ticket, clock), ticket, lane, key))
+                        ready.append((line.rank(ticket, clock), ticket, lane))
+                    else:
+                        wait.add((lane, key))
             if not ready:
                 return
-            _, ticket, lane, key = min(ready)
-            match = self._match(ticket, lane, key, now_s)
+            _, ticket, lane = min(ready)
+            match = self._match(ticket, lane, now_s)
             if match is None:
-                held.add((lane, key))
+                wait.add((lane, ticket.key))
             else:
                 yield match
 
@@ -64,23 +69,22 @@ class Matching:
         return spec.cost_mpx_steps <= largest_worth(lane, station, avoid, spec.cost_mpx_steps, now_s)
 
     def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
-        if key.worker is not None:
-            # Nothing that is pinned is held back, so nothing but what has changed can let it go.
-            may_be = freed is None or freed.worker.worker_id == key.worker
-            return may_be and self._demands.pinned(lane, key) is not None
+        if key.bound is not None:
+            return self._demands.bound(lane, key) is not None
         avoid = self._demands.avoid(key)
         if freed is None or lane.policy.weighs:
             # Where work may be held back, others than the one that was freed have room too.
             return lane.can_grant(avoid, creates_job=key.creates_job)
         return freed.load < freed.cap and freed.worker.worker_id not in avoid
 
-    def _match(self, ticket: Ticket, lane: Lane, key: LineKey, now_s: float) -> Match | None:
+    def _match(self, ticket: Ticket, lane: Lane, now_s: float) -> Match | None:
         """Match the ticket that is next in a line, or another one of it that its station is worth; None if none is."""
-        spec = ticket.spec
-        if spec.worker is not None:
-            station = self._demands.pinned(lane, spec)
+        spec, key = ticket.spec, ticket.key
+        if key.bound is not None:
+            # Nothing that is tied to a worker is held back from it.
+            station = self._demands.bound(lane, key)
             return None if station is None else Match(ticket, lane, station)
-        avoid, cost = self._demands.avoid(spec), spec.cost_mpx_steps
+        avoid, cost = self._demands.avoid(key), spec.cost_mpx_steps
         station = lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
         if station is None:
             raise AssertionError("a lane that can grant must have a station to choose")
@@ -89,7 +93,7 @@ class Matching:
         limit = largest_worth(lane, station, avoid, None, now_s)
         if cost <= limit:
             return Match(ticket, lane, station)
-        line = lane.lines[key]
+        line = lane.lines.line(key)
         # Whatever becomes of the others, nothing is kept back for longer than this station would have needed for it.
         line.hold(ticket, now_s + station.finishes_in_s(cost, now_s))
         other = line.held_too_long(now_s) or line.longest_within(limit)

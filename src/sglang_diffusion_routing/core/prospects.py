@@ -10,7 +10,7 @@ from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
 from sglang_diffusion_routing.core.station import Station
-from sglang_diffusion_routing.core.work import Demanding, Ticket, WorkSpec
+from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerStatus
 from sglang_diffusion_routing.errors import (
     NoCapableWorker,
@@ -35,16 +35,16 @@ class Prospects:
         self._stations = stations
         self._demands = demands
 
-    def has_hope(self, lane: Lane, work: Demanding) -> bool:
+    def has_hope(self, lane: Lane, key: LineKey) -> bool:
         """Tell whether a worker that may do the lane's work, and is not to be avoided, is routable or on its way.
 
         What weights it has is no matter: they may rise.
         """
-        avoid = work.avoid
-        if work.worker is not None:
-            pinned = self._stations.get(work.worker)
-            hopeful = pinned is not None and lane in pinned.hopes and pinned.standing in HOPEFUL
-            return hopeful and work.worker not in avoid
+        avoid = key.avoid
+        if key.bound is not None:
+            bound = self._stations.get(key.bound)
+            hopeful = bound is not None and lane in bound.hopes and bound.standing in HOPEFUL
+            return hopeful and key.bound not in avoid
         if not avoid:
             return lane.hope > 0
         avoided = (self._stations.get(worker_id) for worker_id in avoid)
@@ -70,28 +70,28 @@ class Prospects:
         if not any(station.speed.per_s for station in looked_at):
             return SOONEST_S
         share = len(looked_at) / (lane.free.size + lane.full.size)
-        work = lane.waiting * share + sum(station.backlog(now_s) for station in looked_at)
+        work = lane.lines.work * share + sum(station.backlog(now_s) for station in looked_at)
         seconds = work / sum(station.speed.expected for station in looked_at)
         return min(max(ceil(seconds), SOONEST_S), LATEST_S)
 
     def overdue(self, lane: Lane, ticket: Ticket, now_s: float) -> RouterError | None:
         """Say why a ticket whose time has come is to wait no longer; None if it may, for room."""
-        spec = ticket.spec
+        spec, key = ticket.spec, ticket.key
         waited_s = now_s - ticket.enqueued_s
         by_status = self._lanes.by_status(lane) if spec.worker is None else {self._status(spec.worker): 1}
-        if spec.min_version is not None and not self._is_met(lane, spec):
+        if spec.min_version is not None and not self._is_met(lane, key):
             return WeightsUnmet(spec.min_version, self._demands.targets(), waited_s, by_status)
         if spec.deadline_s is not None and spec.deadline_s <= now_s:
             return QueueTimeout(waited_s, by_status, spec.worker)
         return None
 
-    def _is_met(self, lane: Lane, spec: WorkSpec) -> bool:
+    def _is_met(self, lane: Lane, key: LineKey) -> bool:
         """Tell whether a worker that takes work, be it full, has the weights that are demanded."""
-        avoid = self._demands.avoid(spec)
-        if spec.worker is None:
+        avoid = self._demands.avoid(key)
+        if key.bound is None:
             return lane.least(avoid) is not None
-        station = self._stations.get(spec.worker)
-        return station is not None and station.open and lane in station.lanes and spec.worker not in avoid
+        station = self._stations.get(key.bound)
+        return station is not None and station.open and lane in station.lanes and key.bound not in avoid
 
     def _status(self, worker_id: WorkerId) -> str:
         station = self._stations.get(worker_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.experience import Experience
 from sglang_diffusion_routing.core.lane import Lane
@@ -14,85 +13,40 @@ from sglang_diffusion_routing.core.matching import Matching
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
 from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.queue import Queue
-from sglang_diffusion_routing.core.speed import Speed
-from sglang_diffusion_routing.core.state import WorkerState
+from sglang_diffusion_routing.core.readings import Readings
 from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.stations import Stations
 from sglang_diffusion_routing.core.weights import Ledger
-from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
-from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId, standing
+from sglang_diffusion_routing.core.work import (
+    Decision,
+    Granted,
+    Lease,
+    LineKey,
+    Refused,
+    Result,
+    Ticket,
+    Waiter,
+    WorkSpec,
+)
+from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError, UnknownWorker
 
 
-class Scheduler:
+class Scheduler(Readings):
     """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
 
     A call that may end somebody's waiting returns these decisions; the caller delivers each to its waiter.
     """
 
     def __init__(self, limits: SchedulerLimits, ledger: Ledger, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
-        self._limits = limits
-        self._lanes = Lanes(policy, rng)
-        self._queue = Queue(limits.queue)
-        self._stations: dict[Worker, Station] = {}
-        self._by_id: dict[WorkerId, Station] = {}
+        lanes, experience = Lanes(policy, rng), Experience()
+        super().__init__(lanes, Queue(limits.queue), Stations(lanes, limits, experience), experience)
         self._demands = Demands(ledger, self._by_id)
         self._prospects = Prospects(self._lanes, self._by_id, self._demands)
         self._matching = Matching(self._demands)
-        self._experience = Experience()
         self._lease_ids = 0
-        self._routable: set[Station] = set()
-        self._unproven: dict[Station, None] = {}
         self.live_leases = 0
         self.paused = False
-
-    # Readings.
-
-    @property
-    def queued(self) -> int:
-        return self._queue.count
-
-    @property
-    def queued_bytes(self) -> int:
-        return self._queue.size_bytes
-
-    @property
-    def queued_since_s(self) -> float | None:
-        """The instant since which the oldest of what waits has waited, None while nothing does."""
-        return self._lanes.oldest_s()
-
-    @property
-    def model_matters(self) -> bool:
-        """Whether workers serve different models, or may, so that the model that a request names must be known."""
-        return self._lanes.models_differ
-
-    def in_flight(self, worker_id: WorkerId) -> int:
-        """Count a worker's live leases; 0 for one that is not here."""
-        station = self._by_id.get(worker_id)
-        return 0 if station is None else len(station.leases)
-
-    def leases_of(self, worker_id: WorkerId) -> list[Lease]:
-        """Give a worker's live leases, oldest first; also of one just removed."""
-        station = self._by_id.get(worker_id)
-        return [] if station is None else list(station.leases.values())
-
-    def answered_s(self, worker_id: WorkerId) -> float | None:
-        """Give the instant at which a worker last completed a reply."""
-        station = self._by_id.get(worker_id)
-        return None if station is None else station.answered_s
-
-    @property
-    def costs(self) -> CostBook:
-        """What work usually costs, by route and model."""
-        return self._experience.costs
-
-    def speed_of(self, worker_id: WorkerId) -> Speed | None:
-        """Give what is learned of a worker's speed; None for one that is not here."""
-        station = self._by_id.get(worker_id)
-        return None if station is None else station.speed
-
-    def next_deadline_s(self) -> float | None:
-        """Give the instant at which `expire` may have something to do."""
-        return self._queue.next_deadline_s()
 
     # The way of a request.
 
@@ -112,23 +66,24 @@ class Scheduler:
         if spec.skips_queue:
             return self._lease_past_queue(lane, spec, now_s)
         if not self.paused:
-            avoid = spec.avoid if spec.min_version is None else self._demands.avoid(spec)
-            if spec.worker is None:
+            key = LineKey.of(spec) if spec.worker is not None or spec.min_version is not None else None
+            avoid = spec.avoid if key is None else self._demands.avoid(key)
+            if key is None or key.bound is None:
                 station = lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
             else:
-                station = self._demands.pinned(lane, spec)
+                station = self._demands.bound(lane, key)
             if station is not None:
                 may_wait = lane.policy.weighs and spec.worker is None and self._queue.met(spec) is None
                 if not may_wait or self._matching.is_worth(lane, station, spec, avoid, now_s):
                     return self._grant(station, spec, now_s, 0.0)
-            elif not self._prospects.has_hope(lane, spec):
+            elif not self._prospects.has_hope(lane, LineKey.of(spec) if key is None else key):
                 raise self._prospects.in_vain(lane, spec)
         bound = self._queue.met(spec)
         if bound is not None:
             back_in_s = self._prospects.done_in_s(lane, now_s)
             raise QueueFull(self._queue.count, bound, back_in_s, self._lanes.by_status(lane))
         ticket = self._queue.enter(spec, waiter, now_s)
-        lane.line_up(ticket)
+        lane.lines.add(ticket)
         return ticket
 
     def adopt(self, worker: Worker, spec: WorkSpec, now_s: float) -> Lease:
@@ -137,7 +92,7 @@ class Scheduler:
         Raises:
             KeyError: there is no such worker.
         """
-        return self._grant(self._stations[worker], spec, now_s, 0.0)
+        return self._grant(self._by_worker[worker], spec, now_s, 0.0)
 
     def abandon(self, ticket: Ticket) -> None:
         """Take back a ticket whose waiter has left; one that was decided stays decided."""
@@ -157,19 +112,22 @@ class Scheduler:
             raise AssertionError(f"lease {lease.lease_id} on {lease.worker.worker_id} has ended before")
         lease.live = False
         self.live_leases -= 1
-        station, counts = self._stations[lease.worker], not lease.spec.skips_queue
+        station = self._by_worker[lease.worker]
+        del station.leases[lease.lease_id]
         if result <= Result.SERVER_ERROR:
             station.answered_s = now_s
-            if counts:
+        if not lease.spec.skips_queue:
+            station.load -= 1
+            station.work = station.work - lease.spec.cost_mpx_steps if station.load else 0.0
+            if result <= Result.SERVER_ERROR:
                 self._experience.learn(station, lease, status, now_s)
-        station.drop(lease)
-        if counts and station.open:
-            for lane in station.lanes:
-                lane.shrank(station)
-            if self._queue.count:
-                return self._dispatch(station.lanes, now_s, station)
+            if station.open:
+                for lane in station.lanes:
+                    lane.shrank(station)
+                if self._queue.count:
+                    return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:
-            self._forget(station)
+            self._stations.forget(station)
         return []
 
     def _check_pin(self, lane: Lane, spec: WorkSpec, worker_id: WorkerId) -> None:
@@ -196,11 +154,14 @@ class Scheduler:
     def _grant(self, station: Station, spec: WorkSpec, now_s: float, queued_s: float) -> Lease:
         self._lease_ids += 1
         lease = Lease(self._lease_ids, station.worker, spec, now_s, queued_s)
+        station.leases[self._lease_ids] = lease
         self.live_leases += 1
-        station.take(lease)
-        if station.open and not spec.skips_queue:
-            for lane in station.lanes:
-                lane.grew(station)
+        if not spec.skips_queue:
+            station.load += 1
+            station.work += spec.cost_mpx_steps
+            if station.open:
+                for lane in station.lanes:
+                    lane.grew(station)
         return lease
 
     # What ends waiting.
@@ -213,41 +174,11 @@ class Scheduler:
         """
         self._lanes.touched()
         self._demands.forget()
-        moved = removed = False
-        for worker in workers:
-            if worker.state is not WorkerState.REMOVED:
-                moved |= self._place(worker)
-            elif (station := self._stations.get(worker)) is not None and not station.gone:
-                self._leave(station)
-                moved = removed = True
-        if moved:
-            self._open_or_close_unproven()
-        elif not self._queue.has_demands:
+        change = self._stations.refresh(workers)
+        if not change.moved and not self._queue.has_demands:
             # Else a worker may have come to have other weights and go on as if nothing were.
             return []
-        return self._settle(now_s, removed=removed)
-
-    def _place(self, worker: Worker) -> bool:
-        """Put a worker where it now belongs; False if it is there."""
-        station = self._stations.get(worker)
-        if station is None:
-            station = Station(worker, self._experience.speed_of(worker))
-            self._stations[worker] = self._by_id[worker.worker_id] = station
-        elif worker.capability.models:
-            # A worker that was started anew has not been asked yet, and is most probably what it was.
-            station.speed = self._experience.speed_of(worker)
-        stands, cap = standing(worker), self._limits.cap_of(worker)
-        if self._lanes.belongs(station, standing=stands, cap=cap):
-            return False
-        self._routable.discard(station)
-        self._unproven.pop(station, None)
-        if stands is Standing.ROUTABLE:
-            self._routable.add(station)
-        elif stands is Standing.UNPROVEN:
-            self._unproven[station] = None
-        is_open = station in self._routable or (station in self._unproven and not self._routable)
-        self._lanes.place(station, standing=stands, cap=cap, is_open=is_open)
-        return True
+        return self._settle(now_s, removed=change.removed)
 
     def expire(self, now_s: float) -> list[Decision]:
         """Refuse what has waited to its deadline, or for weights that no worker has come to have.
@@ -263,7 +194,7 @@ class Scheduler:
             else:
                 self._step_out(ticket)
                 decisions.append(Refused(ticket, error))
-        held = [lane for lane in self._lanes.all if lane.policy.weighs and lane.lines and lane.free.size]
+        held = [lane for lane in self._lanes.all if lane.policy.weighs and lane.lines.shared and lane.free.size]
         return decisions + self._dispatch(held, now_s) if held else decisions
 
     def pause(self) -> None:
@@ -288,29 +219,8 @@ class Scheduler:
         """Refuse all waiting work."""
         return self.drop(lambda _: True, error)
 
-    def _leave(self, station: Station) -> None:
-        self._routable.discard(station)
-        self._unproven.pop(station, None)
-        self._lanes.remove(station)
-        station.open = False
-        station.gone = True
-        if not station.leases:
-            self._forget(station)
-
-    def _forget(self, station: Station) -> None:
-        del self._stations[station.worker]
-        if self._by_id.get(station.worker.worker_id) is station:
-            del self._by_id[station.worker.worker_id]
-
-    def _open_or_close_unproven(self) -> None:
-        """While nobody is routable, unproven workers are tried rather than none."""
-        is_open = not self._routable
-        for station in self._unproven:
-            if station.open is not is_open:
-                self._lanes.place(station, standing=station.standing, cap=station.cap, is_open=is_open)
-
     def _step_out(self, ticket: Ticket) -> None:
-        self._lanes.find(ticket.spec.needs, ticket.spec.model).step_out(ticket)
+        self._lanes.find(ticket.spec.needs, ticket.spec.model).lines.remove(ticket)
         self._queue.leave(ticket)
 
     def _settle(self, now_s: float, *, removed: bool) -> list[Decision]:
@@ -329,7 +239,7 @@ class Scheduler:
         if self.paused:
             return decisions
         for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
-            lane.grant(ticket)
+            lane.lines.grant(ticket)
             self._queue.leave(ticket)
             lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
             decisions.append(Granted(ticket, lease))
@@ -338,12 +248,13 @@ class Scheduler:
     def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
         decisions: list[Decision] = []
         for lane in lanes:
-            for key in [key for key in lane.lines if not self._prospects.has_hope(lane, key)]:
-                for ticket in list(lane.lines[key]):
-                    lane.step_out(ticket)
+            hopeless = [line for key, line in lane.lines.items() if not self._prospects.has_hope(lane, key)]
+            for line in hopeless:
+                for ticket in list(line):
+                    lane.lines.remove(ticket)
                     self._queue.leave(ticket)
                     # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
-                    if removed and key.worker is None:
+                    if removed and ticket.spec.worker is None:
                         decisions.append(Refused(ticket, NoRoutableWorker(self._lanes.by_status(lane))))
                     else:
                         decisions.append(Refused(ticket, self._prospects.in_vain(lane, ticket.spec)))

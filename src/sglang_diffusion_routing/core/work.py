@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sglang_diffusion_routing.core.cost import UNKNOWN_COST_MPX_STEPS
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
@@ -17,9 +17,6 @@ class Needs(Enum):
     IMAGE = "image"
     VIDEO = "video"
     ANY = "any"
-
-    # Members are the same only if they are identical; Enum hashes their names, by a call for every request.
-    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +55,25 @@ class WorkSpec:
     group: str = ""
 
 
-class Demanding(Protocol):
-    """What keeps work from workers that could do it."""
+class LineKey(NamedTuple):
+    """What decides, among work that the same workers can do, who may take it, and what it goes before.
 
-    @property
-    def avoid(self) -> frozenset[WorkerId]: ...
-    @property
-    def worker(self) -> WorkerId | None: ...
-    @property
-    def creates_job(self) -> bool: ...
-    @property
-    def min_version(self) -> str | None: ...
+    What is alike waits in one line. It may change while it waits, but for `avoid`, `creates_job` and `priority`.
+
+    avoid: workers that failed it. min_version: weights that it needs, or later ones; None for any.
+    bound: the one worker that it waits for; None for any.
+    """
+
+    avoid: frozenset[WorkerId] = frozenset()
+    creates_job: bool = False
+    min_version: str | None = None
+    bound: WorkerId | None = None
+    priority: int = 0
+
+    @classmethod
+    def of(cls, spec: WorkSpec) -> LineKey:
+        """Say it of work as the client asked for it."""
+        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority)
 
 
 class Result(IntEnum):
@@ -145,13 +150,15 @@ class Lease:
 class Ticket:
     """A place in the queue.
 
+    key: what it waits for now.
     due_at: work that its lane has given out, in megapixel-steps, when it has waited long enough.
     """
 
-    __slots__ = ("due_at", "enqueued_s", "sequence", "spec", "waiter", "waiting")
+    __slots__ = ("due_at", "enqueued_s", "key", "sequence", "spec", "waiter", "waiting")
 
     def __init__(self, spec: WorkSpec, waiter: Waiter, enqueued_s: float, sequence: int) -> None:
         self.spec = spec
+        self.key = LineKey.of(spec)
         self.waiter = waiter
         self.enqueued_s = enqueued_s
         self.sequence = sequence

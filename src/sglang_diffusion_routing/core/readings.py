@@ -1,0 +1,70 @@
+"""What can be read off the queue and the workers, for whoever only looks."""
+
+from __future__ import annotations
+
+from sglang_diffusion_routing.core.cost import CostBook
+from sglang_diffusion_routing.core.experience import Experience
+from sglang_diffusion_routing.core.lanes import Lanes
+from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.speed import Speed
+from sglang_diffusion_routing.core.stations import Stations
+from sglang_diffusion_routing.core.work import Lease
+from sglang_diffusion_routing.core.worker import WorkerId
+
+
+class Readings:
+    """The scheduler's parts, and what they show. Nothing here changes anything."""
+
+    def __init__(self, lanes: Lanes, queue: Queue, stations: Stations, experience: Experience) -> None:
+        self._lanes = lanes
+        self._queue = queue
+        self._stations = stations
+        self._by_id, self._by_worker = stations.by_id, stations.by_worker
+        self._experience = experience
+
+    @property
+    def queued(self) -> int:
+        return self._queue.count
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queue.size_bytes
+
+    @property
+    def queued_since_s(self) -> float | None:
+        """The instant since which the oldest of what waits has waited, None while nothing does."""
+        return self._lanes.oldest_s()
+
+    @property
+    def model_matters(self) -> bool:
+        """Whether workers serve different models, or may, so that the model that a request names must be known."""
+        return self._lanes.models_differ
+
+    def in_flight(self, worker_id: WorkerId) -> int:
+        """Count a worker's live leases; 0 for one that is not here."""
+        station = self._by_id.get(worker_id)
+        return 0 if station is None else len(station.leases)
+
+    def leases_of(self, worker_id: WorkerId) -> list[Lease]:
+        """Give a worker's live leases, oldest first; also of one just removed."""
+        station = self._by_id.get(worker_id)
+        return [] if station is None else list(station.leases.values())
+
+    def answered_s(self, worker_id: WorkerId) -> float | None:
+        """Give the instant at which a worker last completed a reply."""
+        station = self._by_id.get(worker_id)
+        return None if station is None else station.answered_s
+
+    @property
+    def costs(self) -> CostBook:
+        """What work usually costs, by route and model."""
+        return self._experience.costs
+
+    def speed_of(self, worker_id: WorkerId) -> Speed | None:
+        """Give what is learned of a worker's speed; None for one that is not here."""
+        station = self._by_id.get(worker_id)
+        return None if station is None else station.speed
+
+    def next_deadline_s(self) -> float | None:
+        """Give the instant at which `expire` may have something to do."""
+        return self._queue.next_deadline_s()
