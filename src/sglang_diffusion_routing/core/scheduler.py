@@ -113,19 +113,17 @@ class Scheduler(Readings):
         lease.live = False
         self.live_leases -= 1
         station = self._by_worker[lease.worker]
-        del station.leases[lease.lease_id]
+        counts = not lease.spec.skips_queue
         if result <= Result.SERVER_ERROR:
             station.answered_s = now_s
-        if not lease.spec.skips_queue:
-            station.load -= 1
-            station.work = station.work - lease.spec.cost_mpx_steps if station.load else 0.0
-            if result <= Result.SERVER_ERROR:
+            if counts:
                 self._experience.learn(station, lease, status, now_s)
-            if station.open:
-                for lane in station.lanes:
-                    lane.shrank(station)
-                if self._queue.count:
-                    return self._dispatch(station.lanes, now_s, station)
+        station.drop(lease)
+        if counts and station.open:
+            for lane in station.lanes:
+                lane.shrank(station)
+            if self._queue.count:
+                return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:
             self._stations.forget(station)
         return []
@@ -154,14 +152,11 @@ class Scheduler(Readings):
     def _grant(self, station: Station, spec: WorkSpec, now_s: float, queued_s: float) -> Lease:
         self._lease_ids += 1
         lease = Lease(self._lease_ids, station.worker, spec, now_s, queued_s)
-        station.leases[self._lease_ids] = lease
         self.live_leases += 1
-        if not spec.skips_queue:
-            station.load += 1
-            station.work += spec.cost_mpx_steps
-            if station.open:
-                for lane in station.lanes:
-                    lane.grew(station)
+        station.take(lease)
+        if station.open and not spec.skips_queue:
+            for lane in station.lanes:
+                lane.grew(station)
         return lease
 
     # What ends waiting.
