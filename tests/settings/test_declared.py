@@ -58,7 +58,13 @@ def test_a_setting_is_described(field: str, flag: str, env: str, kind: str, defa
 
 def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
     settings = declared()
-    assert {s.field for s in settings if s.takes_many} == {"worker_urls", "trusted_peers", "allow_worker", "retry_on"}
+    assert {s.field for s in settings if s.takes_many} == {
+        "worker_urls",
+        "trusted_peers",
+        "allow_worker",
+        "discover",
+        "retry_on",
+    }
     assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync"}
 
 

@@ -48,6 +48,16 @@ def test_other_allowed_workers_are_refused(entry: str) -> None:
         Settings(allow_worker=("localhost", entry))
 
 
+def test_sources_of_workers_are_brought_to_one_form_and_kept_once_in_order() -> None:
+    sources = ("file:///etc/workers", "dns://Workers:80/", "file:/etc/workers")
+    assert Settings(discover=sources).discover == ("file:/etc/workers", "dns://workers:80")
+
+
+def test_a_source_of_any_other_form_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'workers:80' is neither dns://NAME:PORT nor file:PATH"):
+        Settings(discover=("workers:80",))
+
+
 @pytest.mark.parametrize(
     ("settings", "level"),
     [

@@ -17,6 +17,7 @@ from sglang_diffusion_routing.app.state_file import open_state
 from sglang_diffusion_routing.control.brackets import Brackets
 from sglang_diffusion_routing.control.broadcast import Broadcast
 from sglang_diffusion_routing.control.checksums import Baselines
+from sglang_diffusion_routing.control.discovered import Discovered
 from sglang_diffusion_routing.control.gate import Gate
 from sglang_diffusion_routing.control.jobs import JobLocator, JobProbe
 from sglang_diffusion_routing.control.lists import Lists
@@ -31,6 +32,7 @@ from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.blackhole import BlackHoles
+from sglang_diffusion_routing.core.discovery import parse_source
 from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
@@ -38,6 +40,7 @@ from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
+from sglang_diffusion_routing.launchers.discovery.watch import Watch
 from sglang_diffusion_routing.proxy.server import DataPlane
 from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.runtime.loop import Fleet
@@ -100,6 +103,11 @@ class App:
             # Two questions: for its health, and for what it makes.
             first_probe_limit_s=2 * settings.probe_timeout_s,
         )
+        self._discovery = Watch(
+            [parse_source(source) for source in settings.discover],
+            Discovered(fleet, self._membership),
+            interval_s=settings.discover_interval_s,
+        )
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
         self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path)
@@ -149,6 +157,7 @@ class App:
                 self._data_plane.jobs.adopt(job.kind, job.job_id, job.worker)
             for url in self._settings.worker_urls:
                 await self._membership.enlist(url)
+            await self._discovery.start()
             await self._control.start(build_api(self._plane()))
             await self._data_plane.start()
         except BaseException:
@@ -189,6 +198,7 @@ class App:
         However hasty, it is an end that somebody wanted: a router that had started leaves its state in order.
         """
         await self._data_plane.close()
+        await self._discovery.aclose()
         await self._tasks.cancel_all()
         await self._refitter.aclose()
         await self._effects.aclose()
@@ -218,6 +228,7 @@ def _scheduler_limits(settings: Settings) -> SchedulerLimits:
     return SchedulerLimits(
         queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
         max_concurrency=settings.max_concurrency_per_worker,
+        ramp=settings.ramp,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -110,6 +110,26 @@ class Membership:
         self._make_sure_of_room(checked, WORKERS_MAX)
         (worker,) = [self._take_in(url, one) for url, one in checked.items()]
         return worker
+
+    async def adopt(self, wanted: Wanted, mark: tuple[str, str]) -> Worker | None:
+        """Take a worker in with a label that says whose it is, and let its first probe begin.
+
+        Returns:
+            The worker; None when it is there without that label, and so somebody else's: nothing was changed.
+
+        Raises:
+            InvalidWorkerUrl, TooManyWorkers: nothing was changed.
+        """
+        checked = await self._checked([wanted])
+        ((url, _),) = checked.items()
+        known = self._fleet.pool.get(_id_of(url))
+        if known is not None and mark not in known.labels:
+            return None
+        self._make_sure_of_room(checked, WORKERS_MAX)
+        labels = wanted.labels
+        if known is None or labels is not None:
+            labels = pairs({**dict(labels or ()), mark[0]: mark[1]})
+        return self._take_in(url, replace(wanted, labels=labels))
 
     async def swap(self, wanted: Sequence[Wanted], *, force: bool) -> Swap:
         """Make the pool consist of `wanted`: what is new is taken in and probed, and then what is missing is removed.

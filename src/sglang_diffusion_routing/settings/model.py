@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.config import JsonDict
 
 from sglang_diffusion_routing.core.address import AllowList
+from sglang_diffusion_routing.core.discovery import parse_source
 from sglang_diffusion_routing.core.worker_url import WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.settings.units import (
@@ -101,6 +102,13 @@ class Settings(BaseModel):
     allow_worker: Words = _setting(
         "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
     )
+    discover: Words = _setting(
+        "Workers",
+        (),
+        "lists of workers to follow: dns://NAME:PORT, where each address is a worker, and file:PATH",
+        word="SOURCE",
+    )
+    discover_interval_s: Seconds = _setting("Workers", 5.0, "between two readings of such a list", gt=0)
     max_connections: Count = _setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
     idle_reuse_s: Seconds = _setting(
         "Workers",
@@ -117,6 +125,9 @@ class Settings(BaseModel):
         2,
         "pieces of work that a worker holds at the same time; the rest waits in the router; 0 for no limit",
         ge=0,
+    )
+    ramp: Switch = _setting(
+        "Routing", default=True, meaning="give a worker that is new, or back, more work only as it does that well"
     )
     retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
     retry_on: Counts = _setting(
@@ -217,6 +228,15 @@ class Settings(BaseModel):
         except InvalidField as error:
             raise ValueError(error.message) from None
         return entries
+
+    @field_validator("discover")
+    @classmethod
+    def _known_sources(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Bring sources to one form, each once, and refuse what is none."""
+        try:
+            return tuple(dict.fromkeys(str(parse_source(source)) for source in sources))
+        except InvalidField as error:
+            raise ValueError(error.message) from None
 
     @field_validator("retry_on")
     @classmethod

@@ -1,0 +1,1 @@
+"""Read lists of workers that somebody else keeps: DNS names and files."""
