@@ -311,6 +311,46 @@ class TestRetryBudget:
             assert two.plane.counters.retries > BUDGET_SPARE
 
 
+class TestPinned:
+    """What may go to no other worker is no retry, and takes none of their budget."""
+
+    async def pinned(self, world: World) -> tuple[Peer, Peer]:
+        name = world.workers[0].worker_id.encode()
+        client, peer, _ = await started(world, post(b"/rollout/generate", b"{}", b"x-sglang-router-worker: " + name))
+        return client, peer
+
+    async def test_an_error_is_its_worker_s_own(self) -> None:
+        async with world(2, retry_on=(500,), retry_budget_percent=0) as two:
+            client, peer = await self.pinned(two)
+            await peer.send(sized(b"no", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"no")
+            assert (two.plane.counters.retries, two.plane.counters.retries_over_budget) == (0, 0)
+
+    async def test_nor_is_it_over_a_budget_that_others_have_used_up(self) -> None:
+        async with world(1, cap=0, retry_on=(500,), retry_budget_percent=0) as two:
+            clients = [await two.ask(post()) for _ in range(BUDGET_SPARE)]
+            peers = [await two.accept() for _ in clients]
+            await two.add_worker()
+            for peer in peers:
+                await serve(peer, sized(b"no", SERVER_ERROR))
+            retried = [await two.accept() for _ in clients]
+            client, peer = await self.pinned(two)
+            await peer.send(sized(b"no", SERVER_ERROR))
+            assert (await reply(client))[::2] == (500, b"no")
+            assert (two.plane.counters.retries, two.plane.counters.retries_over_budget) == (BUDGET_SPARE, 0)
+            for peer in retried:
+                await serve(peer, sized())
+
+    async def test_a_death_and_a_sleep_are_told_and_not_counted(self, two: World) -> None:
+        client, peer = await self.pinned(two)
+        await peer.close()
+        assert await code(client) == (502, "upstream_died")
+        client, peer = await self.pinned(two)
+        await peer.send(sized(ASLEEP, SERVER_ERROR))
+        assert await code(client) == (503, "worker_unavailable")
+        assert two.plane.counters.retries == 0
+
+
 class TestStaleConnection:
     async def warm(self, world: World) -> Peer:
         """Leave an idle connection to the only worker that takes work."""

@@ -76,13 +76,35 @@ async def test_a_repeat_of_what_is_queued_joins_it_too() -> None:
         await one.released((0, Result.OK, 200), (0, Result.OK, 200))
 
 
-async def test_a_repeat_that_demands_other_weights_is_another_request(one: World) -> None:
-    client, peer = await first(one)
-    for version in (b"0", b"v1"):
-        repeat = await one.ask(keyed(b"{}", b"x-sglang-router-min-weight-version: " + version))
-        assert await code(repeat) == (422, "idempotency_key_reused")
-    await peer.send(sized())
-    assert (await reply(client))[0] == 200
+TERMS = [
+    b"x-sglang-router-cost: 3",
+    b"x-sglang-router-group: g",
+    b"x-sglang-router-min-weight-version: 0",
+    b"x-sglang-router-priority: 3",
+    b"x-sglang-router-tenant: t",
+    b"x-sglang-router-worker: %b",
+]
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.split(b":")[0].decode())
+async def test_a_repeat_on_other_terms_is_another_request(one: World, term: bytes) -> None:
+    term = term.replace(b"%b", one.workers[0].worker_id.encode())
+    for first_fields, other_fields in (([], [term]), ([term], []), ([term], [term + b"x"])):
+        client, peer = await first(one, keyed(b"{}", *first_fields))
+        assert await code(await one.ask(keyed(b"{}", *other_fields))) == (422, "idempotency_key_reused")
+        same = await one.ask(keyed(b"{}", *first_fields))
+        await turns(100)
+        await peer.send(sized(b"once"))
+        assert [(await reply(each))[2] for each in (client, same)] == [b"once"] * 2
+        await peer.close()
+
+
+async def test_a_repeat_may_wait_for_another_time(one: World) -> None:
+    client, peer = await first(one, keyed(b"{}", b"x-sglang-router-queue-timeout: 60"))
+    repeat = await one.ask(keyed(b"{}", b"x-sglang-router-queue-timeout: 50"))
+    await turns(100)
+    await peer.send(sized(b"once"))
+    assert [(await reply(each))[2] for each in (client, repeat)] == [b"once"] * 2
 
 
 async def test_a_client_that_comes_back_gets_what_it_left(one: World) -> None:

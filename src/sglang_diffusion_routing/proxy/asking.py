@@ -63,7 +63,7 @@ class Asking(Exchange):
                 content_type = None if body.startswith(b"{") else self.head.field(b"content-type")
                 self._fields = fields_of(body, content_type, whole=self.body_done)
             # Whoever names the worker has chosen its model with it.
-            if self._shared.leases.scheduler.model_matters and WORKER not in self.head.router_fields:
+            if self._shared.leases.scheduler.model_matters and not self._is_pinned:
                 # Each look reads all there is: look when that has doubled, or a trickle would cost its square.
                 if not self._seen(READ_AHEAD_BYTES) and self.body_bytes < self._next_look_bytes:
                     return
@@ -82,6 +82,11 @@ class Asking(Exchange):
         spans = self.kept_spans
         raw = spans[0] if len(spans) == 1 else b"".join(spans)
         return decoded(raw) if self.head.chunked else raw
+
+    @property
+    def _is_pinned(self) -> bool:
+        """Whether the client has named the one worker that may do it."""
+        return WORKER in self.head.router_fields
 
     def _spec(self) -> WorkSpec:
         """Say what is asked for; plain requests share theirs, for making one costs as much as finding a worker."""

@@ -66,6 +66,9 @@ class Failover(Leased):
         shared = self._shared
         if not may_retry(failure, shared.retry_limits, killed=len(self._killed), failed=self._failed):
             return False
+        if self._is_pinned:
+            # No other worker may have it: asking again only finds the words for that, where nothing ran.
+            return failure is Failure.ASLEEP
         if failure is not Failure.STATUS:
             return True
         if not self._is_retry:
@@ -79,7 +82,7 @@ class Failover(Leased):
         self._avoid |= {self._worker.worker_id}
         self._last_error = error
         self._result = None
-        self._shared.counters.retries += 1
+        self._shared.counters.retries += not self._is_pinned
         self.retry()
         self._release(result, status)
         self._ask()

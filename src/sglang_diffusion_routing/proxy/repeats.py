@@ -7,7 +7,7 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.request_head import RequestHead
-from sglang_diffusion_routing.proxy.terms import MIN_VERSION
+from sglang_diffusion_routing.proxy.terms import QUEUE_TIMEOUT
 
 _Key = tuple[bytes, bytes | None]
 
@@ -49,7 +49,9 @@ class Repeats:
 
 
 def _what(head: RequestHead) -> tuple[object, ...]:
-    return head.method, head.target, head.content_length, head.router_fields.get(MIN_VERSION)
+    """Say what is asked for, terms included; for how long a client waits is no part of it."""
+    terms = {name: value for name, value in head.router_fields.items() if name != QUEUE_TIMEOUT}
+    return head.method, head.target, head.content_length, terms
 
 
 def _key(head: RequestHead) -> _Key:
