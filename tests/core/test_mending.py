@@ -838,12 +838,116 @@ def test_a_remembered_target_that_nobody_has_is_not_guessed_at() -> None:
     assert [shown(fleet.worker(name)) for name in "ac"] == [("active", "2")] * 2
 
 
-def test_a_remembered_target_without_checksums_cannot_be_proven() -> None:
+def test_a_remembered_target_without_checksums_is_sent_again_and_the_first_to_have_it_proves_it() -> None:
+    fleet = remembered(checksums=False)
+    first, second = restore(fleet, "a"), restore(fleet, "b")
+    appear(fleet, "a")
+    assert (first.state, standing(first), fleet.ask().waits) == (WorkerState.UPDATING, Standing.COMING, True)
+    assert fleet.pool.resync_plan(first) == ResyncPlan("m", "1", None, (step("1"),))
+    succeed(fleet, "a")
+    assert (shown(first), fleet.pool.ledger.group("m").unproven) == (("active", "1"), False)
+    appear(fleet, "b")
+    succeed(fleet, "b")
+    assert shown(second) == ("active", "1")
+
+
+def test_a_remembered_target_that_cannot_be_sent_is_tried_again_and_nobody_waits_for_it() -> None:
     fleet = remembered(checksums=False)
     worker = restore(fleet, "a")
     appear(fleet, "a")
+    refuse(fleet, "a", "no such path")
+    assert (shown(worker), standing(worker)) == (("suspect", Unversioned.SUSPECT), Standing.AWAY)
+    assert worker.weights_reason == "no such path"
+    fleet.tick(RESYNC_FIRST_S)
+    succeed(fleet, "a")
+    assert shown(worker) == ("active", "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (StepKind.TENSOR, "weights '1' came as tensors, which cannot be sent again"),
+        (
+            StepKind.MERGE_LORA,
+            "what it has below the last refits is unknown, and so are the checksums that would tell",
+        ),
+    ],
+)
+def test_a_remembered_target_that_can_neither_be_told_nor_sent_says_so(kind: StepKind, why: str) -> None:
+    fleet = remembered(checksums=False, kind=kind)
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
     assert (worker.state, standing(worker)) == (WorkerState.ACTIVE, Standing.AWAY)
-    assert worker.weights_reason == "no worker has been seen to have the remembered target '1'"
+    assert worker.weights_reason == f"no worker has been seen to have the remembered target '1'; {why}"
+
+
+def test_a_remembered_lora_without_checksums_is_set_again_where_there_was_never_anything_else() -> None:
+    fleet = remembered(checksums=False, kind=StepKind.SET_LORA)
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
+    assert fleet.pool.resync_plan(worker).steps == (step("1", StepKind.SET_LORA),)
+    succeed(fleet, "a")
+    assert shown(worker) == ("active", "1")
+
+
+def test_a_remembered_checkpoint_on_a_lora_is_led_up_to_from_wherever_a_worker_is() -> None:
+    old = fleet_of("x")
+    refit(old, "1", "x", kind=StepKind.SET_LORA)
+    refit(old, "2", "x")
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
+    assert fleet.pool.resync_plan(worker).steps == (step("1", StepKind.SET_LORA), step("2"))
+
+
+def remembered_without_holders(old: Fleet) -> tuple[Fleet, Worker]:
+    """The next run of a router, to which one worker comes."""
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    return fleet, restore(fleet, "a")
+
+
+@pytest.mark.parametrize("loss", ["removed", "restarted", "being updated", "lost", "moved", "being refit"])
+def test_a_target_that_nobody_had_any_more_is_sent_again_without_a_proof(loss: str) -> None:
+    old = fleet_of("x", "y")
+    refit(old, "1", "x")
+    say_checksums(old, "x")
+    assert old.pool.ledger.group("m").held
+    x = old.worker("x")
+    match loss:
+        case "removed":
+            old.apply(ev.RemovalRequested(x.worker_id, force=True))
+        case "restarted":
+            old.apply(ev.WorkerRestarted(x.worker_id, x.incarnation))
+        case "moved":
+            old.apply(ev.LabelsSet(x.worker_id, (("group", "other"),)))
+        case "being refit":
+            begin(old, "2", StepKind.TENSOR, Mode.ROLLING)
+        case _:
+            refit_id = begin(old, "2", StepKind.TENSOR)
+            ask(old, "x", refit_id, "2")
+            if loss == "lost":
+                lose(old, "x")
+            old.apply(ev.RefitClosed(refit_id))
+    fleet, worker = remembered_without_holders(old)
+    if old.pool.ledger.group("m").open is not None:
+        fleet.apply(ev.RefitClosed("refit-to-2-1"))
+    appear(fleet, "a")
+    assert fleet.pool.resync_plan(worker) == ResyncPlan("m", "1", SUMS, (step("1"),))
+    succeed(fleet, "a")
+    assert shown(worker) == ("active", "1")
+
+
+def test_a_target_that_is_not_proven_yet_is_remembered_as_it_was() -> None:
+    fleet = remembered()
+    restore(fleet, "a")
+    appear(fleet, "a")
+    refuse(fleet, "a", "it has other weights", unchanged=True)
+    assert fleet.pool.ledger.group("m").held
+    fleet, worker = remembered_without_holders(fleet)
+    appear(fleet, "a")
+    assert fleet.pool.resync_plan(worker).steps == ()
 
 
 def test_a_remembered_sleeper_stays_one_and_is_put_to_sleep_if_it_was_not() -> None:

@@ -54,7 +54,7 @@ def test_the_examples_fill_every_field() -> None:
     assert filled == {
         Group: {
             "target", "sequence", "raised", "raised_by", "previous", "open", "recipe", "checksums", "unproven",
-            "tainted", "rebased",
+            "tainted", "rebased", "held",
         },
         Step: {"kind", "version", "target", "headers", "body", "modules", "self_contained"},
         # The last two are found anew when the refit is opened again.

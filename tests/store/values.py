@@ -65,4 +65,5 @@ def groups(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Group:
         unproven=draw(st.booleans()),
         tainted=draw(st.booleans()),
         rebased=draw(st.booleans()),
+        held=draw(st.booleans()),
     )

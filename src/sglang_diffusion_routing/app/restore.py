@@ -75,7 +75,7 @@ def _with_open_refits(saved: Saved) -> Mapping[str, Group]:
     """Leave a group fenced only by a refit that whoever resumes refits knows of, and will close."""
     known = {refit.refit_id for refit in saved.refits if refit.is_open}
     return {
-        name: group if group.open is None or group.open.refit_id in known else replace(group, open=None)
+        name: group if group.open is None or group.open.refit_id in known else replace(group, open=None, held=False)
         for name, group in saved.groups.items()
     }
 

@@ -129,6 +129,8 @@ class Resyncer:
                 untouched = found is not None and await self._baselines.read(worker) == found
                 why = f"it refused the refit to {step.version!r}: {answer.message}"
                 return replace(_refused(why, unchanged=True if untouched else None), sent=sent)
+        # One that was sent the same meanwhile may have said what it has since.
+        expected = self._fleet.pool.ledger.expected(plan.group, plan.version)
         if expected is None:
             self._baselines.take_new(worker, plan.group, plan.version)
             return replace(_DONE, sent=len(plan.steps))

@@ -29,6 +29,9 @@ class Mending(Transitions):
     ) -> None:
         super().__init__(limits, drain_limit_s)
         self._resync = resync
+        # By incarnation, and by weight group.
+        self._holds: dict[int, str] = {}
+        self._holders: dict[str, set[int]] = {}
 
     # Readings.
 
@@ -95,6 +98,29 @@ class Mending(Transitions):
         for worker in self._workers.values():
             if worker.currency is not Currency.CURRENT and self._may_resync(worker, now_s):
                 self._begin_resync(worker, now_s)
+
+    def _note_holders(self) -> None:
+        """Write down which groups have lost their last worker with the target, and which have one again."""
+        moved: set[str] = set()
+        for worker in self._changed.values():
+            held, holds = self._holds.pop(worker.incarnation, None), self._held_by(worker)
+            if held is not None:
+                self._holders[held].discard(worker.incarnation)
+                moved.add(held)
+            if holds is not None:
+                self._holds[worker.incarnation] = holds
+                self._holders.setdefault(holds, set()).add(worker.incarnation)
+                moved.add(holds)
+        for name in moved:
+            self.ledger.note_held(name, held=bool(self._holders[name]))
+
+    def _held_by(self, worker: Worker) -> str | None:
+        """Name the group whose target a worker has, as far as one knows; one that is being updated may lose it."""
+        name = worker.weight_group
+        if name is None or worker.state in {WorkerState.UPDATING, WorkerState.REMOVED}:
+            return None
+        target = self.ledger.group(name).target
+        return name if target is not None and worker.loaded == target else None
 
     def _may_resync(self, worker: Worker, now_s: float) -> bool:
         return (

@@ -61,9 +61,7 @@ def outlook(ledger: Ledger, worker: Worker, *, resync: bool) -> Outlook:
         return Outlook(f"a refit to {group.open.version!r} is under way", mends=True)
     fresh = not worker.resync_failures
     if group.unproven:
-        reason = worker.resync_error or f"no worker has been seen to have the remembered target {group.target!r}"
-        known = ledger.expected(name, group.target or Unversioned.BASE) is not None
-        return Outlook(reason, mends=fresh and known, can_resync=fresh and known)
+        return _with_remembered_target(ledger, worker, name, resync=resync)
     if group.target is None:
         return _without_target(ledger, worker, name)
     obstacle = _obstacle(ledger, worker, name, resync=resync)
@@ -77,6 +75,19 @@ def outlook(ledger: Ledger, worker: Worker, *, resync: bool) -> Outlook:
     return Outlook(f"it does not have {group.target!r}; {obstacle}")
 
 
+def _with_remembered_target(ledger: Ledger, worker: Worker, name: str, *, resync: bool) -> Outlook:
+    """Say what is to be said of a worker while nobody has been seen to have what its group should have."""
+    target, fresh = ledger.group(name).target, not worker.resync_failures
+    reason = f"no worker has been seen to have the remembered target {target!r}"
+    if not ledger.wants_proof(name):
+        obstacle = _obstacle(ledger, worker, name, resync=resync)
+        if obstacle is None:
+            return Outlook(worker.resync_error or f"it is brought to {target!r}", mends=fresh, can_resync=True)
+        reason += f"; {obstacle}"
+    look = fresh and ledger.expected(name, target or "") is not None
+    return Outlook(worker.resync_error or reason, mends=look, can_resync=look)
+
+
 def _obstacle(ledger: Ledger, worker: Worker, name: str, *, resync: bool) -> str | None:
     """Say why a worker cannot be sent what it misses; None when it can."""
     if not resync:
@@ -84,8 +95,9 @@ def _obstacle(ledger: Ledger, worker: Worker, name: str, *, resync: bool) -> str
     group = ledger.group(name)
     obstacle = group.recipe.obstacle_for(worker.loaded)
     unknown = worker.loaded in (Unversioned.SUSPECT, Unversioned.OTHER) or worker.restored
-    untold = not group.recipe.begins_whole and ledger.expected(name, group.target or "") is None
-    if obstacle is None and unknown and untold:
+    untold = ledger.expected(name, group.target or "") is None
+    led = ledger.leads_from(name, worker.loaded, lora_only=worker.lora_only)
+    if obstacle is None and unknown and untold and not led:
         return "what it has below the last refits is unknown, and so are the checksums that would tell"
     return obstacle
 
@@ -111,7 +123,7 @@ def plan(ledger: Ledger, worker: Worker, peer: WorkerId | None, *, resync: bool)
     if group.target is None:
         return ResyncPlan(name, None, ledger.expected(name, Unversioned.BASE), peer=peer)
     expected = ledger.expected(name, group.target)
-    if group.unproven:
+    if ledger.wants_proof(name):
         return ResyncPlan(name, group.target, expected, obstacle="a remembered target is not sent to anybody")
     obstacle = _obstacle(ledger, worker, name, resync=resync)
     if obstacle is not None:

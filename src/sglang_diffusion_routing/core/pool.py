@@ -41,6 +41,7 @@ class Pool(News):
         else:
             self._of_one(event, now_s)
         self._mend(now_s)
+        self._note_holders()
         return self._commands
 
     def _of_one(self, event: ev.Asked | ev.Seen | ev.Ended, now_s: float) -> None:
@@ -65,6 +66,7 @@ class Pool(News):
                 if order is not None and order.resync:
                     self._put_off(worker, "the drain limit has passed", now_s)
         self._mend_later(now_s)
+        self._note_holders()
         return self._commands
 
     # What speaks of no registered worker, or of many.

@@ -208,11 +208,6 @@ class Recipe:
         return None
 
     @property
-    def begins_whole(self) -> bool:
-        """Whether its first step leaves nothing of what a worker had."""
-        return bool(self.steps) and self.steps[0].whole
-
-    @property
     def obstacle(self) -> str | None:
         """Say why the recipe cannot be replayed from its start; None when it can."""
         return self.obstacle_for(None)

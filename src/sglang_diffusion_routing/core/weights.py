@@ -84,6 +84,7 @@ class Group:
     unproven: the target is remembered from an earlier run of the router, and no worker has been seen to have it.
     tainted: a refit has begun while there was no target, and may have reached workers that did not say so.
     rebased: a refit of anything else than a LoRA has begun, so that workers may differ in more than their LoRA.
+    held: a registered worker has the target; of a remembered one, whether that was so when the router ended.
     """
 
     target: str | None = None
@@ -97,6 +98,7 @@ class Group:
     unproven: bool = False
     tainted: bool = False
     rebased: bool = False
+    held: bool = False
 
 
 class Ledger:
@@ -125,7 +127,14 @@ class Ledger:
             if group.target is None and not group.tainted:
                 # Whatever its workers start with now may be another model.
                 checksums = {}
-            self._groups[name] = replace(group, unproven=group.target is not None, previous=None, checksums=checksums)
+            self._groups[name] = replace(
+                group,
+                unproven=group.target is not None,
+                previous=None,
+                checksums=checksums,
+                # Whom the refit under way has reached has something else by now.
+                held=group.held and group.open is None,
+            )
             self.changed.add(name)
 
     def begin(self, groups: Collection[str], refit: OpenRefit) -> None:
@@ -134,6 +143,7 @@ class Ledger:
             group = self._record(name)
             base: Loaded = Unversioned.BASE if group.target is None else group.target
             group.open = replace(refit, builds_on=group.recipe, base=base)
+            group.held = group.held and not group.unproven
             group.tainted = group.tainted or group.target is None
             group.rebased = group.rebased or refit.step.kind is not StepKind.SET_LORA
 
@@ -149,7 +159,26 @@ class Ledger:
             return True
         if known:
             return refit.builds_on.allows(refit.step, loaded)
-        step = refit.step
+        return self._replaces(name, refit.step, lora_only=lora_only)
+
+    def leads_from(self, name: str, loaded: Loaded, *, lora_only: bool) -> bool:
+        """Tell whether all steps of the group's recipe lead to its target from what a worker has, unknown as it is.
+
+        One that is only unchecked may have had any of the group's refits, and a recipe with a whole checkpoint in it
+        leads on from each of them, below which a LoRA may lie (`Recipe.after`).
+
+        Args:
+            lora_only: what is not known of the worker is only which LoRA it has.
+        """
+        steps = self.group(name).recipe.steps
+        if not steps:
+            return False
+        if loaded is Unversioned.UNCHECKED and any(step.whole for step in steps):
+            return True
+        return steps[0].whole or self._replaces(name, steps[0], lora_only=lora_only)
+
+    def _replaces(self, name: str, step: Step, *, lora_only: bool) -> bool:
+        """Tell whether a step undoes all that workers can differ in, which is only their LoRA."""
         lora_only = lora_only or not self.group(name).rebased
         return lora_only and step.kind is StepKind.SET_LORA and step.self_contained and not step.modules
 
@@ -213,6 +242,20 @@ class Ledger:
             return False
         self._record(name).unproven = False
         return True
+
+    def note_held(self, name: str, *, held: bool) -> None:
+        """Note whether anybody has the target."""
+        if self.group(name).held is not held:
+            self._record(name).held = held
+
+    def wants_proof(self, name: str) -> bool:
+        """Tell whether a worker must be seen to have the remembered target before it is sent to others.
+
+        It must where somebody had it when the router ended: if nobody has it now, these may be other workers. Where
+        nobody had it any more, or nobody can say what it looks like, there is no proof to be had.
+        """
+        group = self.group(name)
+        return group.unproven and group.held and self.expected(name, group.target or "") is not None
 
     def note_checksums(self, name: str, loaded: Loaded, checksums: Checksums) -> None:
         """Keep what the first worker that has `loaded` reported; later reports change nothing."""

@@ -59,6 +59,7 @@ def write_group(group: Group) -> str:
             "unproven": group.unproven,
             "tainted": group.tainted,
             "rebased": group.rebased,
+            "held": group.held,
         }
     )
 
@@ -79,6 +80,7 @@ def read_group(text: str, recipe: Recipe, raised: dict[str, int]) -> Group:
         unproven=fields["unproven"],
         tainted=fields["tainted"],
         rebased=fields["rebased"],
+        held=fields.get("held", True),  # where it is not said, a proof is asked for
     )
 
 
