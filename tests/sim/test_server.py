@@ -45,6 +45,15 @@ def test_the_broker_takes_the_port_above() -> None:
             pass
 
 
+def test_the_scheduler_and_the_process_group_have_ports_of_their_own() -> None:
+    with bound(SimSettings()) as free:
+        taken = free.getsockname()[1]
+        with bound(SimSettings(master_port=taken)):  # it moves away without a word, as the others do
+            pass
+        with pytest.raises(PortTaken), bound(SimSettings(scheduler_port=taken, strict_ports=True)):
+            pass
+
+
 def test_the_server_is_the_one_of_a_real_worker() -> None:
     config = config_of(Worker(SimSettings()))
     assert (config.timeout_keep_alive, config.timeout_graceful_shutdown, config.lifespan) == (5, None, "on")

@@ -130,6 +130,8 @@ def bound(settings: SimSettings) -> Iterator[socket.socket]:
                 listener = stack.enter_context(_listen(settings.host, port))
                 if settings.broker:
                     stack.enter_context(_listen(settings.host, listener.getsockname()[1] + 1))
+                for wanted in filter(None, (settings.scheduler_port, settings.master_port)):
+                    stack.enter_context(_internal(settings, wanted))
             except OSError as error:
                 refusal = error
                 continue
@@ -137,6 +139,16 @@ def bound(settings: SimSettings) -> Iterator[socket.socket]:
             return
     reason = refusal.strerror if refusal is not None else "no port to try"
     raise PortTaken(f"cannot listen on {settings.host}:{settings.port}: {reason}") from refusal
+
+
+def _internal(settings: SimSettings, wanted: int) -> socket.socket:
+    """Take a port that no client sees, or without `strict_ports` any other."""
+    try:
+        return _listen(settings.host, wanted)
+    except OSError:
+        if settings.strict_ports:
+            raise
+        return _listen(settings.host, 0)
 
 
 def _candidates(settings: SimSettings) -> Iterable[int]:

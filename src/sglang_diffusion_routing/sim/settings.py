@@ -26,6 +26,8 @@ class SimSettings(BaseModel):
         default=False, description="fail when the port is taken, instead of moving to another one without a word"
     )
     broker: bool = Field(default=False, description="take port + 1 as well, as a real worker's broker does")
+    scheduler_port: int | None = Field(default=None, ge=1, le=65535, description="take this port for the scheduler")
+    master_port: int | None = Field(default=None, ge=1, le=65535, description="take this port for the process group")
     name: str = Field(default="", description="name in x-sim-worker; by default sim-PORT")
     model: Literal["sd3", "wan", "edit", "mesh"] = Field(
         default="sd3", description="which model to play: text to image, text to video, image edits, image to mesh"
