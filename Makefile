@@ -14,11 +14,12 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+DEVICE ?= cpu
 
-.PHONY: help demo test lint format docs check bench lock clean
+.PHONY: help demo test engine test-engine lint format docs check bench lock clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The dependency files decide when the environment is stale; the code itself is installed by reference.
 # Debian splits ensurepip off: there the environment is made without pip, and the machine's own pip fills it.
@@ -37,6 +38,13 @@ demo: $(STAMP) ## a whole reinforcement-learning loop on simulated workers, in u
 
 test: $(STAMP) ## all tests that need no GPU
 	@$(BIN)/python -m pytest -m 'not engine and not gpu' $(PYTEST_ARGS)
+
+engine: ## a real SGLang-Diffusion for a CPU, with tiny models, for the tests below; once, 3 GB (docs/engine.md)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python names one"; exit 1; }
+	@"$(PYTHON)" tests/engine/build.py --device $(DEVICE)
+
+test-engine: $(STAMP) engine ## the tests against real workers; DEVICE=cuda runs them on a GPU
+	@$(BIN)/python -m pytest tests/engine --device $(DEVICE) $(PYTEST_ARGS)
 
 lint: $(STAMP) ## form, style, types, floors, mirrored tests, generated docs
 	@$(BIN)/ruff check .

@@ -73,6 +73,7 @@ def test_nothing_is_active_before_an_adapter_is_set() -> None:
     ("changes", "message"),
     [
         ({"paths": [None]}, "Adapter a not found in the pipeline. Please provide lora_path to load it."),
+        ({"paths": ["/nowhere"]}, "Weight path does not exist: /nowhere"),
         ({"paths": []}, "Length mismatch: lora_nickname has 1 items, but lora_path has 0 items"),
         ({"strengths": [1.0, 2.0]}, "Length mismatch: lora_nickname has 1 items, but strength has 2 items"),
         (

@@ -1,6 +1,7 @@
 """LoRA adapters of a simulated transformer: which are loaded, which are applied, and what they add."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from sglang_diffusion_routing.sim.tensors import Array
 from sglang_diffusion_routing.sim.weights import Tensors, seed_of, shapes_of
 
 VALID_TARGETS = ("all", "transformer", "transformer_2", "critic")
+LOCAL = ("/", "./", "../")  # other paths name something on a hub, which the simulation makes up
 DELTA_SIZE = 0.5  # of an adapter's change at strength 1, against weights of size 1
 
 
@@ -32,7 +34,7 @@ class Adapters:
         """Load what has a path, and apply exactly these adapters, merged.
 
         Raises:
-            LoraError: lengths differ, a target is unknown, or an adapter was never loaded.
+            LoraError: lengths differ, a target is unknown, an adapter was never loaded, or its file is not there.
         """
         for what, values in (("lora_path", paths), ("strength", strengths), ("target", targets)):
             if len(values) != len(nicknames):
@@ -45,6 +47,8 @@ class Adapters:
         for nickname, path in zip(nicknames, paths, strict=True):
             if path is None and nickname not in self.loaded:
                 raise LoraError(f"Adapter {nickname} not found in the pipeline. Please provide lora_path to load it.")
+            if path is not None and path.startswith(LOCAL) and not Path(path).exists():
+                raise LoraError(f"Weight path does not exist: {Path(path).absolute()}")
         self.loaded.update({name: path for name, path in zip(nicknames, paths, strict=True) if path is not None})
         self.applied = list(zip(nicknames, strengths, strict=True))
         self.merged = True

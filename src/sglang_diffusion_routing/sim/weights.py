@@ -103,8 +103,7 @@ def load_modules(model_path: str, modules: list[str]) -> dict[str, dict[str, Arr
             return {module: seeded_module(model_path, module) for module in modules}
         raise CheckpointMissing(
             f"Failed to download model: Could not find model at {model_path} and failed to download from "
-            f"Hugging Face Hub: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '{model_path}'. "
-            "Use `repo_type` argument if needed."
+            f"Hugging Face Hub: {_hub_refusal(model_path)}"
         )
     missing = [module for module in modules if not (folder / module / "model.safetensors").is_file()]
     if missing:
@@ -137,3 +136,16 @@ def check_shapes(module: str, tensors: Tensors) -> None:
             raise ValueError(f"unknown tensor '{name}'")
         if tensor.shape != shape or tensor.dtype != np.float32:
             raise ValueError(f"tensor '{name}' must be torch.float32 {shape}, got {torch_dtype(tensor)} {tensor.shape}")
+
+
+def _hub_refusal(name: str) -> str:
+    """Say why the hub takes no path for a name (huggingface_hub/utils/_validators.py)."""
+    if name.count("/") > 1:
+        return (
+            f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '{name}'. "
+            "Use `repo_type` argument if needed."
+        )
+    return (
+        "Repo id must use alphanumeric chars, '-', '_' or '.'. "
+        f"The name cannot start or end with '-' or '.' and the maximum length is 96: '{name}'."
+    )

@@ -27,9 +27,9 @@ def test_an_image_comes_as_base64(sim: Running) -> None:
         "peak_memory_mb": None,
         "usage": None,
     }
-    assert path.endswith(f"/{image_id}.png")
+    assert path.endswith(f"/{image_id}.jpg")
     assert (created > 0, seconds > 0) == (True, True)
-    assert (opened(data).format, opened(data).size) == ("PNG", (64, 64))
+    assert (opened(data).format, opened(data).size) == ("JPEG", (64, 64))
     assert reply.headers["x-sim-weights"] == sim.checksums()["transformer"]
 
 
@@ -40,10 +40,10 @@ def test_an_image_comes_as_a_relative_url_by_default(sim: Running) -> None:
     reply = sim.get(body["data"][0]["url"])
     assert (reply.status_code, reply.headers["content-type"], reply.headers["accept-ranges"]) == (
         200,
-        "image/png",
+        "image/jpeg",
         "bytes",
     )
-    assert reply.headers["content-disposition"] == f'attachment; filename="{body["id"]}.png"'
+    assert reply.headers["content-disposition"] == f'attachment; filename="{body["id"]}.jpg"'
     assert {"etag", "last-modified", "x-sim-weights"} <= set(reply.headers)
     assert opened(reply.content).size == (40, 24)
 
@@ -80,11 +80,9 @@ REFUSED: list[tuple[dict[str, Any], int, Any]] = [
     ({"prompt": "a", "size": "0x64"}, 400, {"detail": "size must be formatted as positive WIDTHxHEIGHT"}),
     ({"prompt": "a", "num_inference_steps": -1}, 400, {"detail": "num_inference_steps must be positive"}),
     ({"prompt": "a", "width": 0}, 400, {"detail": "width must be positive"}),
-    (
-        {"prompt": "a", "n": 2, "seed": [1]},
-        400,
-        {"detail": "seed must have one entry per output, got 1 for 2 outputs"},
-    ),
+    ({"prompt": "a", "seed": []}, 400, {"detail": "seed list must not be empty"}),
+    ({"prompt": "a", "seed": [-1]}, 400, {"detail": "seed list must contain non-negative ints, got [-1]"}),
+    ({"prompt": "a", "seed": -1}, 400, {"detail": "seed must be a non-negative int or list of ints, got -1"}),
 ]
 
 
@@ -92,6 +90,31 @@ REFUSED: list[tuple[dict[str, Any], int, Any]] = [
 def test_bad_requests_are_refused_as_recorded(sim: Running, body: dict[str, Any], status: int, answer: Any) -> None:
     reply = sim.post("/v1/images/generations", json=body)
     assert (reply.status_code, reply.json()) == (status, answer)
+
+
+def test_seeds_that_are_too_few_are_an_unhandled_error(sim: Running) -> None:
+    reply = sim.image(n=2, seed=[1])
+    assert (reply.status_code, reply.text) == (500, "Internal Server Error")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "media_type", "kind"),
+    [
+        ({}, "image/jpeg", "JPEG"),
+        ({"output_format": "jpeg"}, "image/jpeg", "JPEG"),
+        ({"output_format": "png"}, "image/png", "PNG"),
+        ({"output_format": "webp"}, "image/webp", "WEBP"),
+        ({"output_format": "bmp"}, "image/jpeg", "JPEG"),
+        ({"background": "transparent"}, "image/png", "PNG"),
+    ],
+)
+def test_a_file_is_of_the_kind_that_was_asked_for(
+    sim: Running, wanted: dict[str, str], media_type: str, kind: str
+) -> None:
+    made = sim.image(**wanted).json()
+    file = sim.get(f"/v1/images/{made['id']}/content")
+    assert (file.headers["content-type"], opened(file.content).format) == (media_type, kind)
+    assert base64.b64decode(made["data"][0]["b64_json"]) == file.content
 
 
 def test_a_field_of_the_wrong_type_is_refused(sim: Running) -> None:

@@ -42,6 +42,10 @@ def padding(worker: Worker) -> bytes:
     return (PADDING_BLOCK * (size // len(PADDING_BLOCK) + 1))[:size]
 
 
+class SeedsDoNotFit(ValueError):
+    """There are not as many seeds as outputs; a worker notices late and answers with an unhandled error."""
+
+
 def bad_request(message: str) -> HTTPException:
     """Refuse what the client sent."""
     return HTTPException(status_code=400, detail=message)
@@ -134,11 +138,18 @@ def plan_of(  # noqa: PLR0913 - one for each field of a request
 
 
 def _seeds(seed: int | list[int] | None, outputs: int) -> tuple[int, ...]:
+    """Give the seed of each output (configs/sample/sampling_params.py and pipelines_core/request_utils.py)."""
     if isinstance(seed, list):
+        if not seed:
+            raise bad_request("seed list must not be empty")
+        if any(one < 0 for one in seed):
+            raise bad_request(f"seed list must contain non-negative ints, got {seed!r}")
         if len(seed) != outputs:
-            raise bad_request(f"seed must have one entry per output, got {len(seed)} for {outputs} outputs")
+            raise SeedsDoNotFit(f"{len(seed)} seeds for {outputs} outputs")
         return tuple(seed)
     first = DEFAULT_SEED if seed is None else seed
+    if first < 0:
+        raise bad_request(f"seed must be a non-negative int or list of ints, got {seed!r}")
     return tuple(range(first, first + outputs))
 
 

@@ -1,15 +1,16 @@
-"""OpenAI's images: make, edit, fetch. The files are PNG whatever format was asked for; a real worker prefers JPEG."""
+"""OpenAI's images: make, edit, fetch."""
 
 import base64
 import hashlib
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 
-from sglang_diffusion_routing.sim import png
+from sglang_diffusion_routing.sim import pictures
 from sglang_diffusion_routing.sim.jobs import Job
 from sglang_diffusion_routing.sim.routes.bodies import ImageGenerationsRequest
 from sglang_diffusion_routing.sim.routes.common import (
@@ -30,10 +31,19 @@ from sglang_diffusion_routing.sim.worker import Worker
 router = APIRouter(prefix="/v1/images")
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How a reply is to carry its images: `url` or `b64_json`, and files of which kind."""
+
+    response_format: str
+    suffix: str
+    quality: int | None
+
+
 @router.post("/generations")
 async def generations(body: ImageGenerationsRequest, worker: TheWorker) -> JSONResponse:
     """Make images; an error of the engine is an unhandled one: 500 text/plain and a closed socket."""
-    response_format = _response_format(body.response_format)
+    wanted = _wanted(body.response_format, body.output_format, body.background, body.output_compression)
     profile = worker.settings.profile
     require_output(profile, "IMAGE")
     plan = plan_of(
@@ -47,7 +57,7 @@ async def generations(body: ImageGenerationsRequest, worker: TheWorker) -> JSONR
         seed=body.seed,
     )
     require_image_input(profile, has_image=False)
-    return await _answer(worker, plan, response_format, body.prompt)
+    return await _answer(worker, plan, wanted, body.prompt)
 
 
 @router.post("/edits")
@@ -63,9 +73,12 @@ async def edits(  # noqa: PLR0913, PLR0917 - one for each field of the form
     size: Annotated[str | None, Form()] = None,
     seed: Annotated[int | None, Form()] = None,
     num_inference_steps: Annotated[int | None, Form()] = None,
+    output_format: Annotated[str | None, Form()] = None,
+    background: Annotated[str | None, Form()] = "auto",
+    output_compression: Annotated[int | None, Form()] = None,
 ) -> JSONResponse:
     """Edit an image: the simulated model means something else by the prompt for each image it is given."""
-    chosen_format = _response_format(response_format)
+    wanted = _wanted(response_format, output_format, background, output_compression)
     images, urls = image or image_array or [], url or url_array or []
     if not images and not urls:
         raise HTTPException(status_code=422, detail="Field 'image' or 'url' is required")
@@ -81,28 +94,31 @@ async def edits(  # noqa: PLR0913, PLR0917 - one for each field of the form
         seed=seed,
     )
     require_image_input(profile, has_image=True)
-    return await _answer(worker, plan, chosen_format, prompt)
+    return await _answer(worker, plan, wanted, prompt)
 
 
 @router.get("/{image_id}/content")
 async def content(image_id: str, worker: TheWorker, variant: Annotated[str | None, Query()] = None) -> FileResponse:
     """Send an image's file."""
-    return file_of(found(worker.images.get(image_id), "Image"), "Image", variant, "image/png")
+    job = found(worker.images.get(image_id), "Image")
+    return file_of(job, "Image", variant, pictures.MEDIA_TYPES[job.files[0].suffix[1:]])
 
 
-def _response_format(wanted: str | None) -> str:
-    chosen = (wanted or "b64_json").lower()
+def _wanted(
+    response_format: str | None, output_format: str | None, background: str | None, quality: int | None
+) -> _Wanted:
+    chosen = (response_format or "b64_json").lower()
     if chosen not in {"url", "b64_json"}:
         raise bad_request(f"response_format={chosen} is not supported")
-    return chosen
+    return _Wanted(chosen, pictures.suffix_for(output_format, background), quality)
 
 
-async def _answer(worker: Worker, plan: Plan, response_format: str, prompt: str) -> JSONResponse:
+async def _answer(worker: Worker, plan: Plan, wanted: _Wanted, prompt: str) -> JSONResponse:
     image_id = str(uuid.uuid4())
-    files = worker.outputs.files(image_id, "png", len(plan.seeds))
+    files = worker.outputs.files(image_id, wanted.suffix, len(plan.seeds))
 
     def finish(samples: list[Sample], _seconds: float) -> list[bytes]:
-        images = [png.encode(png.to_pixels(made.colours())) for made in samples]
+        images = [pictures.encode(made.colours(), wanted.suffix, wanted.quality) for made in samples]
         for path, image in zip(files, images, strict=True):
             path.write_bytes(image)
         return images
@@ -112,8 +128,8 @@ async def _answer(worker: Worker, plan: Plan, response_format: str, prompt: str)
     worker.images.put(Job({"id": image_id, "created_at": created}, files, made.weights))
     data = [
         {
-            "b64_json": base64.b64encode(image).decode() if response_format == "b64_json" else None,
-            "url": _url(image_id, index, len(files)) if response_format == "url" else None,
+            "b64_json": base64.b64encode(image).decode() if wanted.response_format == "b64_json" else None,
+            "url": _url(image_id, index, len(files)) if wanted.response_format == "url" else None,
             "revised_prompt": prompt,
             "file_path": str(files[index]),
             "resize": None,

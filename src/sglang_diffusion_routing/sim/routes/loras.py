@@ -20,8 +20,10 @@ async def set_lora(
     lora_path: Annotated[str | list[str | None] | None, Body(embed=True)] = None,
     target: Annotated[str | list[str], Body(embed=True)] = "all",
     strength: Annotated[float | list[float], Body(embed=True)] = 1.0,
+    merge_mode: Annotated[str | None, Body(embed=True)] = None,  # noqa: ARG001 - taken, and no matter
+    lora_alpha: Annotated[int | list[int | None] | None, Body(embed=True)] = None,  # noqa: ARG001
 ) -> dict[str, str]:
-    """Apply adapters, and these only. Any path does: what an adapter adds follows from its path's name."""
+    """Apply adapters, and these only, always merged. What one adds follows from its path's name; a file is not read."""
     nicknames = _listed(lora_nickname, 1)
     paths: list[str | None] = lora_path if isinstance(lora_path, list) else [lora_path] * len(nicknames)
     targets, strengths = _listed(target, len(nicknames)), _listed(strength, len(nicknames))
