@@ -9,6 +9,7 @@ from proxy.steps import code, started
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import QueueLimits
+from sglang_diffusion_routing.core.speed import SHORT_S
 from sglang_diffusion_routing.core.work import Result, WorkSpec
 from sglang_diffusion_routing.proxy.work import DOUBT_S
 
@@ -376,7 +377,7 @@ class TestCost:
     async def test_the_worker_is_done_when_a_sized_reply_begins(self, one: World) -> None:
         client, peer, _ = await self.spec(one, post())
         (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
-        await eventually(lambda: one.fleet.now_s() > lease.granted_s)
+        await eventually(lambda: one.fleet.now_s() >= lease.granted_s + SHORT_S)
         await peer.send(sized(b"x" * 10)[:-5])
         await client.read_head()
         assert lease.done_s is not None

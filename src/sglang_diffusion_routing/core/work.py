@@ -18,6 +18,9 @@ class Needs(Enum):
     VIDEO = "video"
     ANY = "any"
 
+    # Members are the same only if they are identical; Enum hashes their names, by a call for every request.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class WorkSpec:
@@ -119,6 +122,8 @@ class Waiter(Protocol):
 
 class Holder(Protocol):
     """Who holds a lease; told when the worker is lost, and must then release it."""
+
+    __slots__ = ()
 
     def lease_cancelled(self, reason: str) -> None:
         """The worker died, was force-removed or its grace expired: stop, release, fail over if possible."""

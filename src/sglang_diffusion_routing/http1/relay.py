@@ -10,7 +10,9 @@ from sglang_diffusion_routing.errors import BadUpstreamReply, RouterError, Upstr
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.phase import Phase
+from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
+from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.sending import Sending
 from sglang_diffusion_routing.http1.turns import Held
 
@@ -21,14 +23,36 @@ class Exchange(Sending):
     """One request under way.
 
     worker_failed: the reply broke off or was not HTTP.
+    replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
     """
 
-    worker_failed = False
-    _rechunk = False
-    _reply_close = False
-    _held: list[bytes] | None = None
-    _held_bytes = 0
-    _reply: ReplyHead | None = None
+    __slots__ = ("_held", "_held_bytes", "_rechunk", "_reply", "_reply_close", "worker_failed")
+
+    def __init__(
+        self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
+    ) -> None:
+        self.request_id = b""
+        self.reply_begun = False
+        self.origin = downstream
+        self.downstream = downstream
+        self.head = head
+        self._joined = ()
+        self.upstream = None
+        self.upstreams = upstreams
+        self.phase = _WAITING
+        self.body_bytes = 0
+        self.reply_bytes = 0
+        self.body_done = False
+        self._kept = []
+        self._replay_max_bytes = replay_max_bytes
+        self._upstream_full = False
+        self._connecting = None
+        self.worker_failed = False
+        self._rechunk = False
+        self._reply_close = False
+        self._held: list[bytes] | None = None
+        self._held_bytes = 0
+        self._reply: ReplyHead | None = None
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
         """The worker switched protocols; `early` are its first raw bytes."""
@@ -39,7 +63,7 @@ class Exchange(Sending):
     def join(self, downstream: DownstreamConnection) -> Joined | None:
         """Let another client have the reply too; None when it is too early or too late for that."""
         too_late = self.reply_begun or self.phase is _ENDED or (self.phase is _DISCARDING and self._reply is not None)
-        if too_late or not self._body_done:
+        if too_late or not self.body_done:
             return None
         was_orphan = self.upstream is not None and not self.has_clients
         joined = Joined(self, downstream)
@@ -72,7 +96,7 @@ class Exchange(Sending):
         elif self.upstream is None:
             self._cancel_connecting()
             self._end(whole=False, head=None)
-        elif not self._body_done or (self.phase is _RELAYING and self._sized):
+        elif not self.body_done or (self.phase is _RELAYING and self._sized):
             self._drop_upstream()
             self._end(whole=False, head=None)
         else:
@@ -95,7 +119,7 @@ class Exchange(Sending):
         downstream = self.downstream
         if downstream is None or self.head.http_10 or self.phase is not _AWAITING:
             return
-        if head.status == 100 and (not self.head.expects_continue or self._body_done):
+        if head.status == 100 and (not self.head.expects_continue or self.body_done):
             return
         downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.block))
         if head.status == 100:

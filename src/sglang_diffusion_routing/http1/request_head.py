@@ -51,7 +51,8 @@ class RequestHead:
     method, target: as sent; path: target up to `?`, of an absolute form the part after the authority.
     query: without `?`, None if there is none. lines: end-to-end header lines as sent, each with its CRLF.
     block: the same joined, with the transfer coding.
-    content_length: bytes, None when there is no such field. router_fields: x-sglang-router-* in lower case.
+    content_length: bytes, None when there is no such field. has_body: there is more to come than the head.
+    router_fields: x-sglang-router-* in lower case.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class RequestHead:
         "forwarded_for",
         "forwarded_host",
         "forwarded_proto",
+        "has_body",
         "host",
         "http_10",
         "idempotency_key",
@@ -93,6 +95,7 @@ class RequestHead:
         self.block = b""
         self.content_length: int | None = None
         self.chunked = False
+        self.has_body = False
         self.expects_continue = False
         self.upgrade: bytes | None = None
         self.via: list[bytes] = []
@@ -104,10 +107,6 @@ class RequestHead:
         self.idempotency_key: bytes | None = None
         self.router_fields: dict[bytes, bytes] = {}
         self._specials: dict[bytes, list[bytes]] = {}
-
-    @property
-    def has_body(self) -> bool:
-        return self.chunked or bool(self.content_length)
 
     def field(self, name: bytes) -> bytes | None:
         """Give the first end-to-end field called `name` (lower case), or None."""
@@ -142,6 +141,7 @@ class RequestHead:
             self.content_length = content_length(lengths[0])
         if codings := specials.get(b"transfer-encoding"):
             self.chunked = is_chunked(codings)
+        self.has_body = self.chunked or bool(self.content_length)
         if not specials.keys() <= _PLAIN:
             self._settle_rest(specials)
         elif self.http_10:

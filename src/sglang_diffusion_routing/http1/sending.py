@@ -6,10 +6,8 @@ import asyncio
 
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.clients import Clients
-from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.phase import Phase
 from sglang_diffusion_routing.http1.pool import Upstreams
-from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.upstream import ReplySink, UpstreamConnection
 
 READ_AHEAD_BYTES = 65536
@@ -23,26 +21,32 @@ class Sending(Clients, ReplySink):
     """One request on its way; what comes back is up to a subclass.
 
     body_bytes, reply_bytes: of the request's body, and of the reply with its head, as far as they have come.
-    replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
+    body_done: whether the request's body is whole.
     """
 
-    upstream: UpstreamConnection | None = None
-    phase = Phase.WAITING
-    body_bytes = 0
-    reply_bytes = 0
-    _body_done = False
-    _upstream_full = False
-    _connecting: asyncio.Task[None] | None = None
+    __slots__ = (
+        "_connecting",
+        "_kept",
+        "_replay_max_bytes",
+        "_upstream_full",
+        "body_bytes",
+        "body_done",
+        "phase",
+        "reply_bytes",
+        "upstream",
+        "upstreams",
+    )
 
-    def __init__(
-        self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
-    ) -> None:
-        self.origin = downstream
-        self.downstream = downstream
-        self.head = head
-        self.upstreams = upstreams
-        self._replay_max_bytes = replay_max_bytes
-        self._kept: list[bytes] | None = []
+    upstream: UpstreamConnection | None
+    upstreams: Upstreams
+    phase: Phase
+    body_bytes: int
+    reply_bytes: int
+    body_done: bool
+    _kept: list[bytes] | None
+    _replay_max_bytes: int
+    _upstream_full: bool
+    _connecting: asyncio.Task[None] | None
 
     @property
     def replayable(self) -> bool:
@@ -53,11 +57,6 @@ class Sending(Clients, ReplySink):
     def kept_spans(self) -> list[bytes]:
         """What is kept of the request's body, as it came."""
         return self._kept or []
-
-    @property
-    def body_done(self) -> bool:
-        """Whether the request's body is whole."""
-        return self._body_done
 
     def start(self, upstream: UpstreamConnection) -> None:
         """A connection is there: send the request, as far as it has come."""
@@ -73,7 +72,7 @@ class Sending(Clients, ReplySink):
             self._kept = None
         self._upstream_full = False
         upstream.send(self, spans, to_head=self.head.method == b"HEAD")
-        if not self._body_done and not self._upstream_full and downstream is not None:
+        if not self.body_done and not self._upstream_full and downstream is not None:
             downstream.resume_body()
 
     def connect_failed(self, error: ConnectFailed) -> None:
@@ -89,9 +88,9 @@ class Sending(Clients, ReplySink):
     # the request, as it comes and goes
 
     def client_body(self, span: bytes, done: bool) -> None:
-        if self._body_done:
+        if self.body_done:
             return
-        self._body_done = done
+        self.body_done = done
         if span:
             self.body_bytes += len(span)
             if self._kept is not None:
@@ -108,12 +107,12 @@ class Sending(Clients, ReplySink):
 
     def upstream_full(self) -> None:
         self._upstream_full = True
-        if self.downstream is not None and not self._body_done:
+        if self.downstream is not None and not self.body_done:
             self.downstream.pause_body()
 
     def upstream_writable(self) -> None:
         self._upstream_full = False
-        if self.downstream is not None and not self._body_done:
+        if self.downstream is not None and not self.body_done:
             self.downstream.resume_body()
 
     def is_stalled(self, now_s: float, stall_s: float) -> bool:
@@ -149,7 +148,7 @@ class Sending(Clients, ReplySink):
         self.upstream = None
         if upstream is not None:
             self.reply_bytes = upstream.bytes_received
-            if self._body_done and not self._upstream_full:
+            if self.body_done and not self._upstream_full:
                 self.upstreams.give_back(upstream)
             else:
                 # It answered before it had the whole request: what it would read next is the rest of this body.

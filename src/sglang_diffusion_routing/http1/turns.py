@@ -25,6 +25,8 @@ class Held(Enum):
 class Turns(ABC):
     """What a kind of exchange does when something happens; what is not abstract need not be of interest to it."""
 
+    __slots__ = ()
+
     def on_body(self) -> None:
         """More of the request's body has come while no worker is there for it."""
 

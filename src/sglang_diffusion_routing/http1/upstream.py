@@ -19,6 +19,8 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead, parse_reply_hea
 class ReplySink(Protocol):
     """Who sent the request on this connection. No call comes after the one that ends the reply."""
 
+    __slots__ = ()
+
     def reply_informed(self, head: ReplyHead) -> None:
         """An interim 1xx reply."""
 

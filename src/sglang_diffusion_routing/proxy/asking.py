@@ -8,9 +8,7 @@ from sglang_diffusion_routing.core.cost import cost_of
 from sglang_diffusion_routing.core.work import Lease, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
-from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.relay import Exchange
-from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.sending import READ_AHEAD_BYTES
 from sglang_diffusion_routing.proxy.peek import named_model
 from sglang_diffusion_routing.proxy.routes import Route
@@ -30,22 +28,17 @@ from sglang_diffusion_routing.proxy.terms import (
 class Asking(Exchange):
     """A request that needs a worker's time, up to its asking for it."""
 
-    _lease: Lease | None = None
-    _ticket: Ticket | None = None
-    _model: str | None = None
-    _fields: Fields | None = ()
-    _next_look_bytes = 0
-    _avoid: frozenset[WorkerId] = frozenset()
-    _looked: bytes | None = None
+    # As in `Clients`: `Work` sets them all.
+    __slots__ = ("_avoid", "_fields", "_lease", "_model", "_next_look_bytes", "_route", "_shared", "_ticket")
 
-    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
-        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
-        self._shared = shared
-        self._route = route
-        self.request_id = shared.heads.request_id(head)
-        self._trace_id = shared.heads.trace_id(head, self.request_id)
-        if route.creates == "images":
-            self._looked = b""
+    _shared: Shared
+    _route: Route
+    _lease: Lease | None
+    _ticket: Ticket | None
+    _model: str | None
+    _fields: Fields | None
+    _next_look_bytes: int
+    _avoid: frozenset[WorkerId]
 
     @abstractmethod
     def _ask(self) -> None:
@@ -54,13 +47,14 @@ class Asking(Exchange):
     def on_body(self) -> None:
         if self._ticket is not None or self._lease is not None:
             return
-        if self.head.has_body:
+        head = self.head
+        if head.has_body:
             if self._route.usual is not None:
-                if not self._seen(LOOK_BYTES):
+                if not (self.body_done or self._seen(LOOK_BYTES)):
                     return
                 body = self._body()
                 # No form begins with a brace, and finding a field costs as much as reading a small body.
-                content_type = None if body.startswith(b"{") else self.head.field(b"content-type")
+                content_type = None if body.startswith(b"{") else head.field(b"content-type")
                 self._fields = fields_of(body, content_type, whole=self.body_done)
             # Whoever names the worker has chosen its model with it.
             if self._shared.leases.scheduler.model_matters and not self._is_pinned:
@@ -68,7 +62,7 @@ class Asking(Exchange):
                 if not self._seen(READ_AHEAD_BYTES) and self.body_bytes < self._next_look_bytes:
                     return
                 self._next_look_bytes = 2 * self.body_bytes
-                self._model = named_model(self._body(), self.head.field(b"content-type") or b"")
+                self._model = named_model(self._body(), head.field(b"content-type") or b"")
                 if self._model is None and not self._seen(READ_AHEAD_BYTES):
                     return
         self._ask()
@@ -79,7 +73,7 @@ class Asking(Exchange):
 
     def _body(self) -> bytes:
         """Give what there is of the body."""
-        spans = self.kept_spans
+        spans = self._kept or ()
         raw = spans[0] if len(spans) == 1 else b"".join(spans)
         return decoded(raw) if self.head.chunked else raw
 
@@ -90,17 +84,18 @@ class Asking(Exchange):
 
     def _spec(self) -> WorkSpec:
         """Say what is asked for; plain requests share theirs, for making one costs as much as finding a worker."""
-        shared = self._shared
-        head = self.head
-        body_bytes = READ_AHEAD_BYTES if head.chunked else min(head.content_length or 0, READ_AHEAD_BYTES)
+        shared, head, fields = self._shared, self.head, self._fields
+        length = head.content_length or 0
+        body_bytes = READ_AHEAD_BYTES if length > READ_AHEAD_BYTES or head.chunked else length
         size_kib = (head.size_bytes + body_bytes + 1023) // 1024
-        fields = self._fields
         if (
-            shared.settings.queue_timeout_s is not None
+            # The client has a name for this request, by which it may be dropped from the queue, or terms.
+            head.request_id is not None
+            or head.router_fields
+            or shared.queue_timeout_s is not None
             or fields is None
             or self._model is not None
             or self._avoid
-            or self._is_particular
         ):
             return self._make_spec(size_kib, self._deadline_s())
         key = (self._route.name, size_kib, fields)
@@ -111,14 +106,9 @@ class Asking(Exchange):
             spec = shared.specs[key] = self._make_spec(size_kib, None)
         return spec
 
-    @property
-    def _is_particular(self) -> bool:
-        """Whether the client has a name for this request, by which it may be dropped from the queue, or terms."""
-        return self.head.request_id is not None or bool(self.head.router_fields)
-
     def _deadline_s(self) -> float | None:
         """Give the instant at which waiting ends: the sooner of what the client and the settings say."""
-        asked_s, limit_s = queue_timeout_s(self.head), self._shared.settings.queue_timeout_s
+        asked_s, limit_s = queue_timeout_s(self.head), self._shared.queue_timeout_s
         timeout_s = limit_s if asked_s is None or (limit_s is not None and limit_s < asked_s) else asked_s
         return None if timeout_s is None else self._shared.leases.now_s() + timeout_s
 

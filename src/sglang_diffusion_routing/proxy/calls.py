@@ -35,15 +35,16 @@ STATUS_BYTES = 65536
 class Call(Exchange):
     """A request that goes to one given place; a failure there is the client's to see."""
 
-    _status = 0
-    _on_reused = False
+    __slots__ = ("_on_reused", "_route", "_shared", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
-        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.settings.replay_max_bytes)
+        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
         self.request_id = shared.heads.request_id(head)
         self._trace_id = shared.heads.trace_id(head, self.request_id)
+        self._status = 0
+        self._on_reused = False
 
     @abstractmethod
     def name(self) -> str:
@@ -83,6 +84,7 @@ class Call(Exchange):
 class ControlCall(Call):
     """A request that the control app answers, over its Unix socket."""
 
+    __slots__ = ()
     survives_half_close = True
 
     def on_body(self) -> None:
@@ -117,8 +119,12 @@ class ControlCall(Call):
 class JobCall(Call):
     """A request for something that one worker has made."""
 
-    _worker: Worker | None = None
-    _asked = False
+    __slots__ = ("_asked", "_worker")
+
+    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
+        super().__init__(shared, downstream, head, route)
+        self._worker: Worker | None = None
+        self._asked = False
 
     def on_body(self) -> None:
         if self._asked:

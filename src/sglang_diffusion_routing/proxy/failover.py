@@ -15,11 +15,13 @@ STALE_S = 1.0
 class Failover(Leased):
     """A request whose worker may fail it."""
 
-    _killed: tuple[str, ...] = ()
-    _failed = 0
-    _result: Result | None = None
-    _tunnel: Tunnel | None = None
-    _is_retry = False
+    __slots__ = ("_failed", "_is_retry", "_killed", "_result", "_tunnel")
+
+    _killed: tuple[str, ...]
+    _failed: int
+    _result: Result | None
+    _tunnel: Tunnel | None
+    _is_retry: bool
 
     def on_connect_failed(self, error: ConnectFailed) -> None:
         if self._fresh_only:

@@ -18,17 +18,31 @@ from sglang_diffusion_routing.settings import OnDisconnect
 class Leased(Asking, Holder):
     """A request that has, or waits for, a worker's time."""
 
-    _worker: Worker | None = None
-    _last_error: RouterError | None = None
-    _last_reply: tuple[ReplyHead, bytes] | None = None
-    _fresh_only = False
-    _on_reused = False
-    _sent_s = 0.0
-    _queued_s = 0.0
-    _weight_version = b""
-    _updates = 0
-    _timer: asyncio.TimerHandle | None = None
-    _is_orphan = False
+    __slots__ = (
+        "_fresh_only",
+        "_is_orphan",
+        "_last_error",
+        "_last_reply",
+        "_on_reused",
+        "_queued_s",
+        "_sent_s",
+        "_timer",
+        "_updates",
+        "_weight_version",
+        "_worker",
+    )
+
+    _worker: Worker | None
+    _last_error: RouterError | None
+    _last_reply: tuple[ReplyHead, bytes] | None
+    _fresh_only: bool
+    _on_reused: bool
+    _sent_s: float
+    _queued_s: float
+    _weight_version: bytes
+    _updates: int
+    _timer: asyncio.TimerHandle | None
+    _is_orphan: bool
 
     def _ask(self) -> None:
         leases = self._shared.leases
@@ -71,7 +85,7 @@ class Leased(Asking, Holder):
             self._open(lease.worker)
 
     def _start_timer(self) -> None:
-        timeout_s = self._shared.settings.timeout_s
+        timeout_s = self._shared.timeout_s
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._timed_out, timeout_s)
 

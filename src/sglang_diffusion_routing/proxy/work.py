@@ -6,14 +6,19 @@ import asyncio
 
 from sglang_diffusion_routing.core.retry import Failure
 from sglang_diffusion_routing.core.work import Result
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.phase import Phase
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
+from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.proxy.failover import Failover
 from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string
+from sglang_diffusion_routing.proxy.routes import Route
+from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
 
 JOB_REPLY_BYTES = 65536
@@ -25,12 +30,45 @@ DOUBT_S = 0.05
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
+_NOBODY: frozenset[WorkerId] = frozenset()
 
 
 class Work(Failover):
     """A request that needs a worker's time."""
 
-    _status = 0
+    __slots__ = ("_looked", "_status", "_trace_id")
+
+    def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
+        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
+        self._shared = shared
+        self._route = route
+        self.request_id = shared.heads.request_id(head)
+        self._trace_id = shared.heads.trace_id(head, self.request_id)
+        # The beginning of a reply in which an id is looked for.
+        self._looked = b"" if route.creates == "images" else None
+        self._status = 0
+        self._lease = None
+        self._ticket = None
+        self._model = None
+        self._fields = ()
+        self._next_look_bytes = 0
+        self._avoid = _NOBODY
+        self._worker = None
+        self._last_error = None
+        self._last_reply = None
+        self._fresh_only = False
+        self._on_reused = False
+        self._sent_s = 0.0
+        self._queued_s = 0.0
+        self._weight_version = b""
+        self._updates = 0
+        self._timer = None
+        self._is_orphan = False
+        self._killed = ()
+        self._failed = 0
+        self._result = None
+        self._tunnel = None
+        self._is_retry = False
 
     def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
         if self.has_clients and self._is_from_a_stranger():
