@@ -47,6 +47,9 @@ class WorkerView(_Reply):
     task_types: list[str] | None = Field(description="null while unknown")
     model: str | None
     max_concurrency: int | None = Field(description="the worker's own cap; null for the router's")
+    ramp: int | None = Field(
+        description="pieces of work that it gets at once until it has done more of them well; null when it has"
+    )
     speed: float | None = Field(description="learned speed in megapixel-steps per second; null while unknown")
     speed_confidence: float = Field(description="how much of that is its own work, from 0 to 1")
     labels: dict[str, str]

@@ -53,6 +53,7 @@ async def test_a_worker_shows_its_work() -> None:
         "task_types": ["T2V", "T2I"],
         "model": "m",
         "max_concurrency": 4,
+        "ramp": None,
         "speed": None,
         "speed_confidence": 0.0,
         "labels": {"group": "a"},

@@ -41,6 +41,7 @@ async def test_a_registered_worker_can_be_used_at_once(empty: RunningRouter, ima
             "task_types": ["T2I"],
             "model": "sim/stable-diffusion-3-medium",
             "max_concurrency": None,
+            "ramp": None,
             "speed": None,
             "speed_confidence": 0.0,
             "labels": {},

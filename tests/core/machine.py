@@ -105,8 +105,13 @@ class FleetMachine(RuleBasedStateMachine):
         leases = [asker.lease for asker in self.askers if asker.lease is not None and asker.lease.live]
         return sum(lease.worker is worker and not lease.spec.skips_queue for lease in leases)
 
+    def cap_of(self, worker: Worker) -> int:
+        """0 for none. What a ramp leaves of it is judged where ramps are tested."""
+        ramp = self.fleet.scheduler.ramp_of(worker.worker_id)
+        return ramp or (self.cap if worker.max_concurrency is None else worker.max_concurrency)
+
     def has_room(self, worker: Worker) -> bool:
-        cap = self.cap if worker.max_concurrency is None else worker.max_concurrency
+        cap = self.cap_of(worker)
         return cap == 0 or self.load(worker) < cap
 
     def registered(self) -> list[Worker]:
@@ -263,7 +268,7 @@ class FleetMachine(RuleBasedStateMachine):
             return
         assert self.serves(worker, spec)
         assert not self.fleet.scheduler.paused
-        cap = self.cap if worker.max_concurrency is None else worker.max_concurrency
+        cap = self.cap_of(worker)
         assert spec.creates_job or cap == 0 or self.load(worker) <= cap
 
     def judge_order(self, asker: Asker, worker: Worker) -> None:

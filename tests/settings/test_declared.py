@@ -65,7 +65,7 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "discover",
         "retry_on",
     }
-    assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync"}
+    assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync", "ramp"}
 
 
 def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:

@@ -39,6 +39,7 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
         task_types=None if capability.task_types is None else list(capability.task_types),
         model=capability.models[0] if capability.models else None,
         max_concurrency=worker.max_concurrency,
+        ramp=scheduler.ramp_of(worker.worker_id),
         speed=speed.per_s or None if speed is not None else None,
         speed_confidence=speed.confidence if speed is not None else 0.0,
         labels=dict(worker.labels),

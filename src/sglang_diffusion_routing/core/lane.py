@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -78,13 +79,15 @@ class Lane:
 
     free: stations with room. full: those without. sleepers: asleep, for what may go there.
     hope: number of stations worth waiting for. lines: the tickets.
+    held: stations, of this lane and others, that have yet to show that they work well (`core/ramp.py`).
     """
 
-    __slots__ = ("free", "full", "hope", "key", "lines", "policy", "sleepers")
+    __slots__ = ("free", "full", "held", "hope", "key", "lines", "policy", "sleepers")
 
-    def __init__(self, key: LaneKey, policy: Policy) -> None:
+    def __init__(self, key: LaneKey, policy: Policy, held: Collection[Station] = ()) -> None:
         self.key = key
         self.policy = policy
+        self.held = held
         self.free = LoadBuckets()
         self.full = LoadBuckets()
         self.sleepers: OrderedDict[Station, None] = OrderedDict()
@@ -134,11 +137,20 @@ class Lane:
     ) -> Station | None:
         """Give the station for such work, None if it has to wait. A job goes to the best, full or not."""
         if creates_job:
-            return self._soonest(avoid, cost, now_s) if self.policy.weighs else self.least(avoid)
+            return self._for_job(avoid, cost, now_s)
         if not self.free.size or (avoid and _first(self.free, avoid) is None):
             return None
         look = THOROUGH_LOOK if self.lines.count or self.full.size else QUICK_LOOK
         return self.policy.choose(self.free, avoid, cost, now_s, look)
+
+    def _for_job(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
+        best = self._soonest if self.policy.weighs else self._least_of_all
+        # No cap keeps jobs from a worker that has much to show yet; there only has to be another one.
+        busy = {station.worker.worker_id for station in self.held if station.load >= station.cap}
+        return (best(avoid | busy, cost, now_s) if busy else None) or best(avoid, cost, now_s)
+
+    def _least_of_all(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
+        return self.least(avoid)
 
     def _soonest(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
         free, full = (soonest(stations, avoid, cost, now_s, THOROUGH_LOOK) for stations in (self.free, self.full))

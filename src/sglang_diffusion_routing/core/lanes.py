@@ -21,6 +21,8 @@ class Lanes:
     Work of different needs shares a lane if the same workers can do it, so a fleet of equal workers has one lane, and a
     grant costs the same however many workers there are. Which workers can do what is looked at profile by profile;
     when the set of profiles changes, all lanes are made anew.
+
+    held: stations that are held to their ramps, for the lanes to know.
     """
 
     def __init__(self, policy: str, rng: Chance) -> None:
@@ -32,6 +34,7 @@ class Lanes:
         self._routes: dict[tuple[Needs, str | None], Lane] = {}
         self._lanes: dict[LaneKey, Lane] = {}
         self._by_status: dict[LaneKey, Mapping[str, int]] = {}
+        self.held: dict[Station, None] = {}
         self.models_differ = False
 
     @property
@@ -49,7 +52,7 @@ class Lanes:
         key = lane_key(needs, model, self._profiles.keys() | {NOT_LEARNED})
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key, make_policy(self._policy, self._rng))
+            lane = self._lanes[key] = Lane(key, make_policy(self._policy, self._rng), self.held)
             for station in self._stations:
                 self._seat(station, lane)
         self._routes[needs, model] = lane

@@ -29,10 +29,13 @@ class SchedulerLimits:
     """max_concurrency: work that one worker is given at once, 0 for no cap.
 
     A worker does one piece of work at a time (worker FIFO); the second is there when the first ends.
+
+    ramp: whether a worker that is new, or back, is given more work only as it proves itself.
     """
 
     queue: QueueLimits = field(default_factory=QueueLimits)
     max_concurrency: int = 2
+    ramp: bool = True
 
     def cap_of(self, worker: Worker) -> int:
         """Give the worker's cap: its own, else everybody's."""

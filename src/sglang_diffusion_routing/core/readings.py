@@ -65,6 +65,11 @@ class Readings:
         station = self._by_id.get(worker_id)
         return None if station is None else station.speed
 
+    def ramp_of(self, worker_id: WorkerId) -> int | None:
+        """Give what bounds the work of a worker that has yet to show that it works well; None when nothing does."""
+        station = self._by_id.get(worker_id)
+        return None if station is None else self._stations.ramp_of(station)
+
     def next_deadline_s(self) -> float | None:
         """Give the instant at which `expire` may have something to do."""
         return self._queue.next_deadline_s()

@@ -122,6 +122,8 @@ class Scheduler(Readings):
         if counts and station.open:
             for lane in station.lanes:
                 lane.shrank(station)
+            if station.ramp is not None:
+                self._stations.ended(station, lease, result, status)
             if self._queue.count:
                 return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:

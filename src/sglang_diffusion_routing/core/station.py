@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from sglang_diffusion_routing.core.speed import Speed
@@ -25,6 +26,8 @@ class Station:
     first_work: that of the oldest lease, 0 when nothing is known of it; first_since_s: since when it has been done.
     done_s: instant at which it was done with the last of them, as far as that is known.
     cap: largest load at which it is given no more work.
+    ramp: what bounds its cap until it has shown that it works well, None once it has; doubted_s: when that last began
+        because its process may have been replaced.
     open: whether it takes work, be it full; standing: why.
     gone: removed; it stays until its last lease has ended.
     answered_s: instant at which it last completed a reply.
@@ -35,6 +38,7 @@ class Station:
         "answered_s",
         "cap",
         "done_s",
+        "doubted_s",
         "first_since_s",
         "first_work",
         "gone",
@@ -43,6 +47,7 @@ class Station:
         "leases",
         "load",
         "open",
+        "ramp",
         "speed",
         "standing",
         "work",
@@ -60,6 +65,8 @@ class Station:
         self.first_since_s = 0.0
         self.done_s = 0.0
         self.cap = 0
+        self.ramp: int | None = None
+        self.doubted_s = -inf
         self.open = False
         self.gone = False
         self.answered_s: float | None = None

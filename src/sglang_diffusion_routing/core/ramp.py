@@ -1,0 +1,142 @@
+"""How much a worker is given that has yet to show that it can do it."""
+
+from __future__ import annotations
+
+from sglang_diffusion_routing.core.lane import Profile
+from sglang_diffusion_routing.core.limits import SchedulerLimits
+from sglang_diffusion_routing.core.state import Health
+from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.work import Lease, Result
+
+FIRST = 1
+"""Pieces of work that a worker has at once before it has finished any."""
+LAST = 64
+"""Pieces at once beyond which nobody has to show anything, whatever the cap."""
+
+_FAILURES = frozenset({Result.SERVER_ERROR, Result.CONNECT_FAILED, Result.DIED, Result.SCHEDULER_DIED})
+
+
+class Ramps:
+    """Workers that are new, or that are back from a failure, an absence or a restart.
+
+    Such a worker may have `FIRST` pieces of work at once, twice as many after each that it has finished well, and half
+    as many after each that it has failed, until it has come to its cap or to `LAST`. TCP's slow start (RFC 5681 §3.1)
+    opens its window so; HAProxy's `slowstart` and Envoy's `slow_start_config` go by time, which says nothing of a
+    worker whose pieces take minutes.
+
+    A ramp holds only while at least half of the open workers of the same kind have none. When most of them are new, as
+    after a start of the whole fleet, there is nobody to give their work to, and it would only wait (as Envoy heeds no
+    health when less than half of a cluster has any: its panic threshold).
+
+    held: the open stations whose ramps hold.
+    """
+
+    def __init__(self, limits: SchedulerLimits, held: dict[Station, None]) -> None:
+        self._limits = limits
+        self._kinds: dict[Profile, _Kind] = {}
+        self._kind_of: dict[Station, _Kind] = {}
+        self.held = held
+
+    def cap_of(self, station: Station) -> int:
+        """Give the load at which a station is given no more work."""
+        cap = self._limits.cap_of(station.worker)
+        return cap if station.ramp is None or station not in self.held else min(cap, station.ramp)
+
+    def look_at(self, station: Station, *, opens: bool) -> bool:
+        """Begin a ramp if the worker is new, was out, or may be another process than it was.
+
+        Sleep and refits begin none: the worker did well before.
+
+        Args:
+            opens: whether it may take work. What merely looked like a restart has been cleared up by then.
+
+        Returns:
+            Whether a ramp begins, so that it has to be seated anew.
+        """
+        worker = station.worker
+        replaced = opens and worker.doubted_s > station.doubted_s
+        if not self._limits.ramp or not (replaced or worker.health is not Health.HEALTHY):
+            return False
+        begins = station.ramp != FIRST
+        station.ramp, station.doubted_s = FIRST, worker.doubted_s
+        return begins
+
+    def seat(self, station: Station, kind: Profile | None) -> list[Station]:
+        """Note of which kind an open station is; None for one that is not open.
+
+        Returns:
+            The stations whose caps are others now, itself apart.
+        """
+        changed = self._leave(station)
+        if kind is not None:
+            joined = self._kind_of[station] = self._kinds.setdefault(kind, _Kind(kind))
+            joined.open += 1
+            if station.ramp is not None:
+                joined.ramping[station] = None
+            changed += self._review(joined)
+        return [other for other in dict.fromkeys(changed) if other is not station]
+
+    def ended(self, station: Station, lease: Lease, result: Result, status: int) -> list[Station]:
+        """Take in how a piece of work has ended on a station with a ramp.
+
+        Args:
+            status: of the worker's reply, 0 when there was none.
+
+        Returns:
+            The stations whose caps are others now.
+        """
+        if station.ramp is None or lease.spec.skips_queue:
+            return []
+        if lease.done_s is not None if lease.spec.creates_job else 200 <= status < 300:
+            return self._climb(station, 2 * station.ramp)
+        if result in _FAILURES:
+            station.ramp = max(station.ramp // 2, FIRST)
+            return [station] if station in self.held else []
+        return []
+
+    def _climb(self, station: Station, ramp: int) -> list[Station]:
+        changed = [station] if station in self.held else []
+        if ramp < min(self._limits.cap_of(station.worker), LAST):
+            station.ramp = ramp
+            return changed
+        station.ramp = None
+        self.held.pop(station, None)
+        kind = self._kind_of.get(station)
+        if kind is not None:
+            del kind.ramping[station]
+            changed += self._review(kind)
+        return changed
+
+    def _leave(self, station: Station) -> list[Station]:
+        kind = self._kind_of.pop(station, None)
+        if kind is None:
+            return []
+        kind.open -= 1
+        kind.ramping.pop(station, None)
+        self.held.pop(station, None)
+        if not kind.open:
+            del self._kinds[kind.profile]
+        return self._review(kind)
+
+    def _review(self, kind: _Kind) -> list[Station]:
+        """Hold the ramps of a kind, or let them all go, and give those for which that is new."""
+        holds = 2 * len(kind.ramping) <= kind.open
+        changed = [station for station in kind.ramping if (station in self.held) is not holds]
+        for station in changed:
+            if holds:
+                self.held[station] = None
+            else:
+                del self.held[station]
+        return changed
+
+
+class _Kind:
+    """The open stations that can do the same.
+
+    open: how many there are. ramping: those of them with a ramp.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.open = 0
+        self.ramping: dict[Station, None] = {}
