@@ -1,0 +1,293 @@
+"""What the client can do, step by step, whatever carries the steps out."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from sglang_diffusion_routing.client import replies
+from sglang_diffusion_routing.client.errors import (
+    ClientError,
+    DecodeError,
+    FanOutFailed,
+    JobFailed,
+    Refused,
+    TookTooLong,
+    Unreachable,
+)
+from sglang_diffusion_routing.client.exchange import Answer, Fetch, Operation, Rest, Send
+from sglang_diffusion_routing.client.terms import Terms
+
+Job = Mapping[str, Any]
+File = tuple[str, bytes, str]
+"""Name, bytes and media type of a file that is sent along."""
+
+_ENDED_WELL = frozenset({"completed"})
+_ENDED = frozenset({"completed", "failed", "deleted", "cancelled"})
+_JOINS_LATER = "idempotency_key_in_use"
+_TURNED_AWAY = frozenset({429, 503})
+_LONGEST_REST_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to go on when the router cannot be reached, is full, or has no worker at present (429, 503).
+
+    attempts: sends in all. wait_s: rest between two, where the reply does not say. A repeat joins the first by its
+    `Idempotency-Key` while that is queued or running, so that it is not run twice.
+    """
+
+    attempts: int = 60
+    wait_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.wait_s < 0:
+            raise ValueError("at least one attempt is needed, and no negative rest")
+
+
+DEFAULT_RETRY = Retry()
+
+
+def rollout(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Rollout]:
+    """Make the samples of one prompt."""
+    return replies.rollout((yield from _work("/rollout/generate", terms, retry, json_body=body)))
+
+
+def generation(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Generation]:
+    """Make one sample by the native route of older workers."""
+    return replies.generation((yield from _work("/v1/diffusion/generate", terms, retry, json_body=body)))
+
+
+def images(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Images]:
+    """Make images."""
+    return replies.images((yield from _work("/v1/images/generations", terms, retry, json_body=body)))
+
+
+def edits(form: Mapping[str, str], files: Sequence[File], terms: Terms, retry: Retry) -> Operation[replies.Images]:
+    """Change images."""
+    parts = tuple(("image", file) for file in files)
+    return replies.images((yield from _work("/v1/images/edits", terms, retry, form=form, files=parts)))
+
+
+def _work(
+    path: str,
+    terms: Terms,
+    retry: Retry,
+    *,
+    json_body: Mapping[str, Any] | None = None,
+    form: Mapping[str, str] | None = None,
+    files: tuple[tuple[str, File], ...] = (),
+) -> Operation[Answer]:
+    headers = terms.headers() | {"idempotency-key": secrets.token_hex(16)}
+    send = Send("POST", path, json=json_body, form=form, files=files, headers=headers)
+    error: ClientError = Unreachable("never sent")
+    for attempt in range(1, retry.attempts + 1):
+        rest_s = retry.wait_s
+        try:
+            answer = yield send
+        except Unreachable as unreachable:
+            error = unreachable
+        else:
+            if answer.status < 400:
+                return answer
+            refused = error = refusal(answer)
+            if refused.status not in _TURNED_AWAY and refused.code != _JOINS_LATER:
+                break
+            rest_s = retry.wait_s if refused.retry_after_s is None else refused.retry_after_s
+        if attempt < retry.attempts:
+            yield Rest(min(rest_s, _LONGEST_REST_S))
+    raise error
+
+
+def call(send: Send) -> Operation[dict[str, Any]]:
+    """Send a request that is answered with a JSON object, and give that.
+
+    Raises:
+        Refused: the answer is an error.
+    """
+    answer = yield send
+    if answer.status >= 400:
+        raise refusal(answer)
+    return replies.json_object(answer)
+
+
+def fan_out(what: str, send: Send, *, partial_ok: bool) -> Operation[dict[str, Any]]:
+    """Have all workers do something.
+
+    Raises:
+        FanOutFailed: not every one has, and `partial_ok` is not set.
+    """
+    reply = yield from call(send)
+    if not (reply.get("success") or partial_ok):
+        raise FanOutFailed(what, reply)
+    return reply
+
+
+# Jobs: videos and meshes.
+
+
+def job_path(kind: str, job_id: str, tail: str = "") -> str:
+    """Give the path of a job: `/v1/videos/{id}`."""
+    return f"/v1/{kind}/{quote(job_id, safe='')}{tail}"
+
+
+def create_job(
+    kind: str, body: Mapping[str, Any], files: Sequence[tuple[str, File]], terms: Terms, retry: Retry
+) -> Operation[Job]:
+    """Begin a job; with files, as a form."""
+    if files:
+        form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
+        answer = yield from _work(f"/v1/{kind}", terms, retry, form=form, files=tuple(files))
+    else:
+        answer = yield from _work(f"/v1/{kind}", terms, retry, json_body=body)
+    return replies.json_object(answer)
+
+
+def wait_for_job(
+    kind: str,
+    job_id: str,
+    on_progress: Callable[[Job], None],
+    poll_s: float,
+    timeout_s: float | None,
+    now_s: Callable[[], float],
+) -> Operation[Job]:
+    """Ask for a job until it has ended.
+
+    A router that is being restarted, or that cannot ask the worker at present, is asked again.
+
+    Raises:
+        JobFailed: it has ended without a result.
+        TookTooLong: it has not ended in time.
+    """
+    began_s = now_s()
+    while True:
+        job: Job = {}
+        try:
+            job = yield from call(Send("GET", job_path(kind, job_id)))
+            on_progress(job)
+        except Refused as error:
+            if error.status not in _TURNED_AWAY:
+                raise
+        except Unreachable:
+            pass
+        status = job.get("status")
+        if status in _ENDED_WELL:
+            return job
+        if status in _ENDED:
+            raise JobFailed(job_id, job)
+        if timeout_s is not None and now_s() - began_s + poll_s > timeout_s:
+            raise TookTooLong(f"{job_id} has not ended after {timeout_s:g} s: {status or 'no answer'}")
+        yield Rest(poll_s)
+
+
+def download(path: str, target: Path, retry: Retry, on_bytes: Callable[[int, int | None], None]) -> Operation[Path]:
+    """Fetch a file, going on where a broken connection or an earlier call has stopped.
+
+    What has come so far lies beside the target, as `NAME.part`, with the entity tag it belongs to; a file that has
+    changed in between is fetched anew.
+    """
+    part, tag_file = Path(f"{target}.part"), Path(f"{target}.part.etag")
+    error: ClientError = Unreachable("never sent")
+    for attempt in range(1, retry.attempts + 1):
+        piece = _Piece(part, tag_file, on_bytes)
+        try:
+            answer = yield Fetch(Send("GET", path, headers=piece.asks()), piece.began, piece.went_on)
+        except Unreachable as unreachable:
+            error = unreachable
+        else:
+            if answer.status < 400:
+                part.replace(target)
+                tag_file.unlink(missing_ok=True)
+                return target
+            if answer.status == 416:
+                # The file is another, or shorter, than what is here.
+                part.unlink(missing_ok=True)
+                tag_file.unlink(missing_ok=True)
+            error = refusal(answer)
+            if answer.status not in {*_TURNED_AWAY, 416}:
+                break
+        finally:
+            piece.close()
+        if attempt < retry.attempts:
+            yield Rest(retry.wait_s)
+    raise error
+
+
+class _Piece:
+    """One attempt at a file: from where it goes on, and what it writes."""
+
+    def __init__(self, part: Path, tag_file: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+        self._part = part
+        self._tag_file = tag_file
+        self._on_bytes = on_bytes
+        self._from = 0
+        self._total: int | None = None
+        self._file: BinaryIO | None = None
+
+    def asks(self) -> dict[str, str]:
+        if not (self._part.exists() and self._tag_file.exists()):
+            return {}
+        self._from = self._part.stat().st_size
+        # Without the tag nobody could tell whether the rest belongs to the same file (RFC 9110 §13.1.5).
+        return {"range": f"bytes={self._from}-", "if-range": self._tag_file.read_text()} if self._from else {}
+
+    def began(self, status: int, headers: Mapping[str, str]) -> BinaryIO:
+        if status == 206:
+            start = headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+            if start != str(self._from):
+                raise DecodeError("content-range", f"from {self._from} was asked for, {start or 'nothing'} came")
+        else:
+            self._from = 0
+        tag = headers.get("etag")
+        if tag is not None and not tag.startswith("W/"):
+            self._tag_file.write_text(tag)
+        else:
+            self._tag_file.unlink(missing_ok=True)
+        length = headers.get("content-length", "")
+        self._total = self._from + int(length) if length.isdigit() else None
+        self._file = self._part.open("ab" if status == 206 else "wb")
+        return self._file
+
+    def went_on(self, count: int) -> None:
+        self._on_bytes(self._from + count, self._total)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def health() -> Operation[dict[str, Any]]:
+    """Give the health that the router tells, good (200) or bad (503)."""
+    answer = yield Send("GET", "/health")
+    return replies.json_object(answer)
+
+
+def told_nobody(*_: object) -> None:
+    """Take progress that nobody wants to hear of."""
+
+
+def refusal(answer: Answer) -> Refused:
+    """Say what an error reply says, in whatever form the router or a worker has put it."""
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        body = answer.body[:300].decode(errors="replace")
+    message, code, facts = body, "", dict[str, Any]()
+    if isinstance(body, dict):
+        code = str(body.get("code") or "")
+        said = body.get("error", body.get("detail", body.get("message", body)))
+        message = said.get("message", said) if isinstance(said, dict) else said
+        facts = {name: value for name, value in body.items() if name not in {"error", "code"}}
+    after = answer.headers.get("retry-after", "")
+    return Refused(
+        str(message)[:1000],
+        status=answer.status,
+        code=code,
+        facts=facts,
+        retry_after_s=float(after) if after.isdigit() else None,
+    )
