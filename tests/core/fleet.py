@@ -146,11 +146,12 @@ class Fleet:
             got = self.scheduler.acquire(asker.spec, asker, self.now_s)
         except RouterError as error:
             asker.refused(error)
-            return asker
-        if isinstance(got, Lease):
-            asker.granted(got)
         else:
-            asker.ticket = got
+            if isinstance(got, Lease):
+                asker.granted(got)
+            else:
+                asker.ticket = got
+        self.deliver(self.scheduler.follow_up(self.now_s))
         return asker
 
     def end(self, asker: Asker, result: Result = Result.OK, status: int = 200) -> list[Command]:

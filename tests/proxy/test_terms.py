@@ -24,12 +24,38 @@ def demanding(value: bytes) -> RequestHead:
 
 def test_a_request_without_terms_demands_nothing() -> None:
     plain = head()
-    assert (group(plain), min_version(plain), stated_cost(plain)) == ("", None, None)
+    assert (group(plain), min_version(plain), stated_cost(plain)) == (("", False), None, None)
     assert (queue_timeout_s(plain), worker(plain), priority(plain)) == (None, None, 0)
 
 
-def test_the_group_is_what_the_field_says() -> None:
-    assert group(head(b"x-sglang-router-group: prompt-7")) == "prompt-7"
+@pytest.mark.parametrize(
+    ("value", "name", "spread"),
+    [
+        (b"prompt-7", "prompt-7", False),
+        (b"a cat, 12", "a cat, 12", False),
+        (b"prompt-7;spread", "prompt-7", True),
+        (b" prompt-7 ; Spread ", "prompt-7", True),
+        (b"g" * 256 + b";spread", "g" * 256, True),
+        ("Katze über".encode(), "Katze über", False),
+        ("Katze über".encode("latin-1"), "Katze über", False),
+    ],
+)
+def test_the_group_is_what_the_field_says(value: bytes, name: str, *, spread: bool) -> None:
+    assert group(head(b"x-sglang-router-group: " + value)) == (name, spread)
+
+
+@pytest.mark.parametrize("value", [b"", b" ", b";spread", b"g" * 257, b"a\tb"])
+def test_a_group_without_a_proper_name_is_refused(value: bytes) -> None:
+    with pytest.raises(InvalidField, match="begin with a name of 1 to 256 printable characters") as caught:
+        group(head(b"x-sglang-router-group: " + value))
+    assert caught.value.facts == {"field": "x-sglang-router-group"}
+
+
+@pytest.mark.parametrize("value", [b"g;", b"g;keep", b"g;spread=1", b"g;spread;spread", b"g;;spread", b"g;spread;"])
+def test_a_group_with_an_unknown_parameter_is_refused(value: bytes) -> None:
+    with pytest.raises(InvalidField, match="a name, or a name and ;spread") as caught:
+        group(head(b"x-sglang-router-group: " + value))
+    assert caught.value.facts == {"field": "x-sglang-router-group"}
 
 
 @pytest.mark.parametrize(

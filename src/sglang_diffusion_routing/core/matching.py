@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from sglang_diffusion_routing.core.demands import Demands
@@ -11,8 +10,8 @@ from sglang_diffusion_routing.core.holding import largest_worth
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.line import Rank
 from sglang_diffusion_routing.core.station import Station
+from sglang_diffusion_routing.core.ties import Ties
 from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
-from sglang_diffusion_routing.core.worker import WorkerId
 
 
 class Match(NamedTuple):
@@ -26,8 +25,9 @@ class Match(NamedTuple):
 class Matching:
     """Finds one match after the other, by the order and the choice of the lanes' policy."""
 
-    def __init__(self, demands: Demands) -> None:
+    def __init__(self, demands: Demands, ties: Ties) -> None:
         self._demands = demands
+        self._ties = ties
 
     def matches(self, lanes: Collection[Lane], freed: Station | None, now_s: float) -> Iterable[Match]:
         """Give what these lanes can grant, the next ticket first; a line that must wait holds up no other.
@@ -60,12 +60,22 @@ class Matching:
             else:
                 yield match
 
-    def is_worth(
-        self, lane: Lane, station: Station, spec: WorkSpec, avoid: AbstractSet[WorkerId], now_s: float
-    ) -> bool:
-        """Tell whether work that has just come should go to a station with room, and not wait for a faster one."""
-        if not _may_hold(lane, spec):
+    def station_for(self, lane: Lane, spec: WorkSpec, key: LineKey, now_s: float) -> Station | None:
+        """Give the station for such work, None if it has to wait."""
+        if key.bound is not None:
+            return self._demands.bound(lane, key)
+        avoid = self._ties.avoid(lane, key, spec)
+        return lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
+
+    def is_worth(self, lane: Lane, station: Station, spec: WorkSpec, key: LineKey | None, now_s: float) -> bool:
+        """Tell whether work that has just come should go to a station with room, and not wait for a faster one.
+
+        Args:
+            key: what it waits for, if that is not just any worker.
+        """
+        if not _may_hold(lane, spec, key):
             return True
+        avoid = spec.avoid if key is None else self._demands.avoid(key)
         return spec.cost_mpx_steps <= largest_worth(lane, station, avoid, spec.cost_mpx_steps, now_s)
 
     def _can_grant(self, lane: Lane, key: LineKey, freed: Station | None) -> bool:
@@ -79,17 +89,13 @@ class Matching:
 
     def _match(self, ticket: Ticket, lane: Lane, now_s: float) -> Match | None:
         """Match the ticket that is next in a line, or another one of it that its station is worth; None if none is."""
-        spec, key = ticket.spec, ticket.key
-        if key.bound is not None:
-            # Nothing that is tied to a worker is held back from it.
-            station = self._demands.bound(lane, key)
-            return None if station is None else Match(ticket, lane, station)
-        avoid, cost = self._demands.avoid(key), spec.cost_mpx_steps
-        station = lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
+        spec, key, cost = ticket.spec, ticket.key, ticket.spec.cost_mpx_steps
+        station = self.station_for(lane, spec, key, now_s)
         if station is None:
             raise AssertionError("a lane that can grant must have a station to choose")
-        if not _may_hold(lane, spec):
+        if not _may_hold(lane, spec, key):
             return Match(ticket, lane, station)
+        avoid = self._demands.avoid(key)
         limit = largest_worth(lane, station, avoid, None, now_s)
         if cost <= limit:
             return Match(ticket, lane, station)
@@ -100,6 +106,11 @@ class Matching:
         return None if other is None else Match(other, lane, station)
 
 
-def _may_hold(lane: Lane, spec: WorkSpec) -> bool:
-    """Tell whether work may wait although a worker has room: only for one that is busy now, and never a job."""
-    return lane.policy.weighs and lane.full.size > 0 and not spec.creates_job
+def _may_hold(lane: Lane, spec: WorkSpec, key: LineKey | None) -> bool:
+    """Tell whether work may wait although a worker has room: only for one that is busy now, and never a job.
+
+    Nothing that is tied to a worker is held back from it, and nothing is held back for the sake of spreading.
+    """
+    if not lane.policy.weighs or not lane.full.size or spec.creates_job:
+        return False
+    return key is None or (key.bound is None and not key.spread)

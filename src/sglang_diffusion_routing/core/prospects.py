@@ -79,7 +79,8 @@ class Prospects:
         spec, key = ticket.spec, ticket.key
         waited_s = now_s - ticket.enqueued_s
         by_status = self._lanes.by_status(lane) if spec.worker is None else {self._status(spec.worker): 1}
-        if spec.min_version is not None and not self._is_met(lane, key):
+        # What a group has come to is a matter of the refit under way, which ends one way or the other.
+        if spec.min_version is not None and not self._is_met(lane, key._replace(floor=())):
             return WeightsUnmet(spec.min_version, self._demands.targets(), waited_s, by_status)
         if spec.deadline_s is not None and spec.deadline_s <= now_s:
             return QueueTimeout(waited_s, by_status, spec.worker)

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 
 from sglang_diffusion_routing.core.limits import QueueLimits
-from sglang_diffusion_routing.core.work import Ticket, Waiter, WorkSpec
+from sglang_diffusion_routing.core.work import LineKey, Ticket, Waiter, WorkSpec
 
 _FIRST_RETRY = -(1 << 62)
 
@@ -24,13 +24,14 @@ class Queue:
         self._retry_sequence = _FIRST_RETRY
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._demands: Counter[str] = Counter()
+        self._floors = 0
         self.count = 0
         self.size_bytes = 0
 
     @property
     def has_demands(self) -> bool:
         """Whether anything waits that not every worker's weights are new enough for."""
-        return bool(self._demands)
+        return bool(self._demands or self._floors)
 
     def met(self, spec: WorkSpec) -> str | None:
         """Name the bound that this work would break, None if there is room for it."""
@@ -46,15 +47,20 @@ class Queue:
             return f"{limits.max_demands} different weight versions"
         return None
 
-    def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float) -> Ticket:
-        """Give a ticket; whether there is room was asked before."""
+    def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float, key: LineKey | None = None) -> Ticket:
+        """Give a ticket; whether there is room was asked before.
+
+        Args:
+            key: what it waits for, if that is not just what the client asked for.
+        """
         if spec.avoid:
             self._retry_sequence += 1
             sequence = self._retry_sequence
         else:
             self._sequence += 1
             sequence = self._sequence
-        ticket = Ticket(spec, waiter, now_s, sequence)
+        ticket = Ticket(spec, waiter, now_s, sequence, key)
+        self._floors += bool(ticket.key.floor)
         self.count += 1
         self.size_bytes += spec.size_bytes
         if spec.min_version is not None:
@@ -73,9 +79,14 @@ class Queue:
             self._drop_stale_deadlines()
             heapq.heappush(self._deadlines, (due_s, ticket.sequence, ticket))
 
+    def change(self, ticket: Ticket, key: LineKey) -> None:
+        """Take in that a ticket is about to wait for something else."""
+        self._floors += bool(key.floor) - bool(ticket.key.floor)
+
     def leave(self, ticket: Ticket) -> None:
         """Take a ticket back, however its waiting has ended."""
         ticket.waiting = False
+        self._floors -= bool(ticket.key.floor)
         self.count -= 1
         self.size_bytes -= ticket.spec.size_bytes
         wanted = ticket.spec.min_version

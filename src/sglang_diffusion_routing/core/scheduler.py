@@ -16,6 +16,7 @@ from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.readings import Readings
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.stations import Stations
+from sglang_diffusion_routing.core.ties import Ties
 from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import (
     Decision,
@@ -43,7 +44,8 @@ class Scheduler(Readings):
         super().__init__(lanes, Queue(limits.queue), Stations(lanes, limits, experience), experience)
         self._demands = Demands(ledger, self._by_id)
         self._prospects = Prospects(self._lanes, self._by_id, self._demands)
-        self._matching = Matching(self._demands)
+        self._ties = Ties(lanes, self._queue, self._by_id, self._demands)
+        self._matching = Matching(self._demands, self._ties)
         self._lease_ids = 0
         self.live_leases = 0
         self.paused = False
@@ -65,25 +67,29 @@ class Scheduler(Readings):
             self._check_pin(lane, spec, spec.worker)
         if spec.skips_queue:
             return self._lease_past_queue(lane, spec, now_s)
-        if not self.paused:
-            key = LineKey.of(spec) if spec.worker is not None or spec.min_version is not None else None
-            avoid = spec.avoid if key is None else self._demands.avoid(key)
-            if key is None or key.bound is None:
-                station = lane.choose(avoid, creates_job=spec.creates_job, cost=spec.cost_mpx_steps, now_s=now_s)
-            else:
-                station = self._demands.bound(lane, key)
-            if station is not None:
-                may_wait = lane.policy.weighs and spec.worker is None and self._queue.met(spec) is None
-                if not may_wait or self._matching.is_worth(lane, station, spec, avoid, now_s):
-                    return self._grant(station, spec, now_s, 0.0)
-            elif not self._prospects.has_hope(lane, LineKey.of(spec) if key is None else key):
-                raise self._prospects.in_vain(lane, spec)
+        if spec.worker is None and spec.min_version is None and not spec.group:
+            key, avoid, cost = None, spec.avoid, spec.cost_mpx_steps
+            station = None if self.paused else lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
+        else:
+            key = self._ties.key_of(lane, spec, now_s)
+            station = None if self.paused else self._matching.station_for(lane, spec, key, now_s)
+        if station is not None:
+            may_wait = lane.policy.weighs and self._queue.met(spec) is None
+            if not may_wait or self._matching.is_worth(lane, station, spec, key, now_s):
+                return self._grant(station, spec, now_s, 0.0)
+        elif not self.paused and not self._prospects.has_hope(lane, LineKey.of(spec) if key is None else key):
+            raise self._prospects.in_vain(lane, spec)
+        return self._wait(lane, spec, key, waiter, now_s)
+
+    def _wait(self, lane: Lane, spec: WorkSpec, key: LineKey | None, waiter: Waiter, now_s: float) -> Ticket:
         bound = self._queue.met(spec)
         if bound is not None:
             back_in_s = self._prospects.done_in_s(lane, now_s)
             raise QueueFull(self._queue.count, bound, back_in_s, self._lanes.by_status(lane))
-        ticket = self._queue.enter(spec, waiter, now_s)
+        ticket = self._queue.enter(spec, waiter, now_s, key)
         lane.lines.add(ticket)
+        if spec.group:
+            self._ties.waits(ticket)
         return ticket
 
     def adopt(self, worker: Worker, spec: WorkSpec, now_s: float) -> Lease:
@@ -119,6 +125,8 @@ class Scheduler(Readings):
             if counts:
                 self._experience.learn(station, lease, status, now_s)
         station.drop(lease)
+        if lease.spec.group and counts:
+            self._ties.ended(lease, result, now_s)
         if counts and station.open:
             for lane in station.lanes:
                 lane.shrank(station)
@@ -128,7 +136,7 @@ class Scheduler(Readings):
                 return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:
             self._stations.forget(station)
-        return []
+        return self.follow_up(now_s) if lease.spec.group else []
 
     def _check_pin(self, lane: Lane, spec: WorkSpec, worker_id: WorkerId) -> None:
         station = self._by_id.get(worker_id)
@@ -156,9 +164,12 @@ class Scheduler(Readings):
         lease = Lease(self._lease_ids, station.worker, spec, now_s, queued_s)
         self.live_leases += 1
         station.take(lease)
-        if station.open and not spec.skips_queue:
-            for lane in station.lanes:
-                lane.grew(station)
+        if not spec.skips_queue:
+            if station.open:
+                for lane in station.lanes:
+                    lane.grew(station)
+            if spec.group:
+                self._ties.granted(lease, now_s)
         return lease
 
     # What ends waiting.
@@ -175,6 +186,7 @@ class Scheduler(Readings):
         if not change.moved and not self._queue.has_demands:
             # Else a worker may have come to have other weights and go on as if nothing were.
             return []
+        self._ties.refresh()
         return self._settle(now_s, removed=change.removed)
 
     def expire(self, now_s: float) -> list[Decision]:
@@ -216,9 +228,18 @@ class Scheduler(Readings):
         """Refuse all waiting work."""
         return self.drop(lambda _: True, error)
 
+    def follow_up(self, now_s: float) -> list[Decision]:
+        """Grant what has come to wait for something else since; to be called after each `acquire` for a group."""
+        return self._dispatch((), now_s) if self._ties.stirred else []
+
     def _step_out(self, ticket: Ticket) -> None:
         self._lanes.find(ticket.spec.needs, ticket.spec.model).lines.remove(ticket)
+        self._left(ticket)
+
+    def _left(self, ticket: Ticket) -> None:
         self._queue.leave(ticket)
+        if ticket.spec.group:
+            self._ties.waits_no_more(ticket)
 
     def _settle(self, now_s: float, *, removed: bool) -> list[Decision]:
         if self.paused or not self._queue.count:
@@ -233,13 +254,17 @@ class Scheduler(Readings):
             freed: the one station that has come to have room, so that nothing waits for any other.
         """
         decisions: list[Decision] = []
-        if self.paused:
-            return decisions
-        for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
-            lane.lines.grant(ticket)
-            self._queue.leave(ticket)
-            lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
-            decisions.append(Granted(ticket, lease))
+        while not self.paused:
+            if self._ties.stirred:
+                # What was tied may now be for workers that have had room all the time.
+                self._ties.stirred, freed, lanes = False, None, tuple(self._lanes.all)
+            for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
+                lane.lines.grant(ticket)
+                self._left(ticket)
+                lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
+                decisions.append(Granted(ticket, lease))
+            if not self._ties.stirred:
+                break
         return decisions
 
     def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
@@ -249,7 +274,7 @@ class Scheduler(Readings):
             for line in hopeless:
                 for ticket in list(line):
                     lane.lines.remove(ticket)
-                    self._queue.leave(ticket)
+                    self._left(ticket)
                     # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
                     if removed and ticket.spec.worker is None:
                         decisions.append(Refused(ticket, NoRoutableWorker(self._lanes.by_status(lane))))

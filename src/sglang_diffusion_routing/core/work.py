@@ -39,6 +39,7 @@ class WorkSpec:
     min_version: weight version that the worker must have, or a later one in the ledger's order; None for any.
     cost_mpx_steps: how much work it is; cost_known: whether that was read or stated, and is no guess.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
+    spread: whether its group is to be spread over the workers, and not kept on one.
     """
 
     needs: Needs = Needs.ANY
@@ -56,6 +57,11 @@ class WorkSpec:
     cost_known: bool = False
     request_id: str = ""
     group: str = ""
+    spread: bool = False
+
+
+Floor = tuple[tuple[str, int], ...]
+"""Places, in the orders of some weight groups, of the oldest weights of each that will do."""
 
 
 class LineKey(NamedTuple):
@@ -65,6 +71,7 @@ class LineKey(NamedTuple):
 
     avoid: workers that failed it. min_version: weights that it needs, or later ones; None for any.
     bound: the one worker that it waits for; None for any.
+    floor: weights that its group has come to. spread: whether it goes where fewest of its group have been.
     """
 
     avoid: frozenset[WorkerId] = frozenset()
@@ -72,11 +79,13 @@ class LineKey(NamedTuple):
     min_version: str | None = None
     bound: WorkerId | None = None
     priority: int = 0
+    floor: Floor = ()
+    spread: bool = False
 
     @classmethod
     def of(cls, spec: WorkSpec) -> LineKey:
         """Say it of work as the client asked for it."""
-        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority)
+        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority, (), spec.spread)
 
 
 class Result(IntEnum):
@@ -161,9 +170,11 @@ class Ticket:
 
     __slots__ = ("due_at", "enqueued_s", "key", "sequence", "spec", "waiter", "waiting")
 
-    def __init__(self, spec: WorkSpec, waiter: Waiter, enqueued_s: float, sequence: int) -> None:
+    def __init__(
+        self, spec: WorkSpec, waiter: Waiter, enqueued_s: float, sequence: int, key: LineKey | None = None
+    ) -> None:
         self.spec = spec
-        self.key = LineKey.of(spec)
+        self.key = LineKey.of(spec) if key is None else key
         self.waiter = waiter
         self.enqueued_s = enqueued_s
         self.sequence = sequence

@@ -115,6 +115,7 @@ class Asking(Exchange):
     def _make_spec(self, size_kib: int, deadline_s: float | None) -> WorkSpec:
         route = self._route
         cost_mpx_steps, cost_known = self._cost()
+        group_name, is_spread = group(self.head)
         return WorkSpec(
             needs=route.needs,
             route=route.name,
@@ -131,7 +132,8 @@ class Asking(Exchange):
             cost_mpx_steps=cost_mpx_steps,
             cost_known=cost_known,
             request_id=(self.head.request_id or b"").decode("latin-1"),
-            group=group(self.head),
+            group=group_name,
+            spread=is_spread,
         )
 
     def _cost(self) -> tuple[float, bool]:

@@ -23,12 +23,25 @@ QUEUE_TIMEOUT = b"x-sglang-router-queue-timeout"
 """States for how many seconds the request may wait for a worker."""
 WORKER = b"x-sglang-router-worker"
 """Names the one worker that may do the work, by its URL or its id."""
-VERSION_MAX_CHARS = 256
+NAME_MAX_CHARS = 256
 
 
-def group(head: RequestHead) -> str:
-    """Give the request's group, empty when it names none."""
-    return head.router_fields.get(GROUP, b"").decode("latin-1")
+def group(head: RequestHead) -> tuple[str, bool]:
+    """Give the request's group, and whether that is to be spread and not kept together; "" when it names none.
+
+    Raises:
+        InvalidField: the name is empty, too long or unprintable, or what comes after it is not `;spread`.
+    """
+    raw = head.router_fields.get(GROUP)
+    if raw is None:
+        return "", False
+    value, *parameters = (part.strip() for part in _text(raw).split(";"))
+    field = GROUP.decode()
+    if not _is_name(value):
+        raise InvalidField(field, f"{field} must begin with a name of 1 to {NAME_MAX_CHARS} printable characters")
+    if [parameter.lower() for parameter in parameters] not in ([], ["spread"]):
+        raise InvalidField(field, f"{field} must be a name, or a name and ;spread; a name has no semicolon")
+    return value, bool(parameters)
 
 
 def min_version(head: RequestHead) -> str | None:
@@ -40,14 +53,10 @@ def min_version(head: RequestHead) -> str | None:
     raw = head.router_fields.get(MIN_VERSION)
     if raw is None:
         return None
-    try:
-        version = raw.decode()
-    except UnicodeDecodeError:
-        # Replies carry versions as Latin-1 (RFC 9110 §5.5 knows no other than that and ASCII).
-        version = raw.decode("latin-1")
-    if not 0 < len(version) <= VERSION_MAX_CHARS or not version.isprintable():
+    version = _text(raw)
+    if not _is_name(version):
         name = MIN_VERSION.decode()
-        raise InvalidField(name, f"{name} must be a weight version of 1 to {VERSION_MAX_CHARS} printable characters")
+        raise InvalidField(name, f"{name} must be a weight version of 1 to {NAME_MAX_CHARS} printable characters")
     return version
 
 
@@ -100,6 +109,18 @@ def worker(head: RequestHead) -> WorkerId | None:
     if raw is None:
         return None
     return WorkerId(str(WorkerUrl.parse(unquote(raw.decode("latin-1")))))
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        # Replies carry versions as Latin-1 (RFC 9110 §5.5 knows no other than that and ASCII).
+        return raw.decode("latin-1")
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= NAME_MAX_CHARS and text.isprintable()
 
 
 def _positive(head: RequestHead, field: bytes, unit: str) -> float | None:

@@ -86,7 +86,13 @@ class Fleet:
         Raises:
             QueueFull, NoRoutableWorker, NoCapableWorker: there will be neither.
         """
-        return self.scheduler.acquire(spec, waiter, self.now_s())
+        if not spec.group:
+            return self.scheduler.acquire(spec, waiter, self.now_s())
+        try:
+            return self.scheduler.acquire(spec, waiter, self.now_s())
+        finally:
+            self._outbox.extend(self.scheduler.follow_up(self.now_s()))
+            self._deliver()
 
     def adopt(self, worker: Worker, spec: WorkSpec) -> Lease:
         """Take a lease for work that is on the worker already, as of a job that outlived an earlier router."""
