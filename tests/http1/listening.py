@@ -35,7 +35,7 @@ class Heard:
 
     def answer(self, body: bytes = b"ok", *, close: bool | None = None) -> None:
         """Send a whole reply and end the conversation."""
-        last = self.connection.must_close if close is None else close
+        last = self.connection.must_close() if close is None else close
         self.connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         self.connection.reply_done(close=last)
 

@@ -306,7 +306,7 @@ class TestEnd:
         client = await listener.connect()
         await client.send(head)
         heard = await listener.hears(1)
-        assert heard.connection.must_close
+        assert heard.connection.must_close()
         heard.answer()
         assert await client.read_to_end() == OK
 
@@ -314,7 +314,7 @@ class TestEnd:
         client = await listener.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\nhello")
         heard = await listener.hears(1)
-        assert heard.connection.must_close
+        assert heard.connection.must_close()
         heard.answer()
         assert await client.read_to_end() == OK
 
@@ -322,9 +322,9 @@ class TestEnd:
         client = await listener.connect()
         await client.send(GET % 1)
         heard = await listener.hears(1)
-        assert not heard.connection.must_close
+        assert not heard.connection.must_close()
         listener.closing = True
-        assert heard.connection.must_close
+        assert heard.connection.must_close()
         # Even if its head had gone out before.
         heard.answer(close=False)
         assert await client.read_to_end() == OK

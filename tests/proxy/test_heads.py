@@ -3,6 +3,7 @@ import re
 import pytest
 
 from proxy.listeners import Silent
+from sglang_diffusion_routing.core.weights import Loaded, Unversioned
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
@@ -87,11 +88,13 @@ def test_ids_are_made_for_a_client_that_has_none(writer: HeadWriter) -> None:
 
 
 def test_request_ids_are_the_client_s_or_fresh(writer: HeadWriter) -> None:
-    assert writer.request_id(head_of(b"X-Request-Id: mine")) == b"mine"
-    fresh = {writer.request_id(head_of()) for _ in range(100)}
-    assert len(fresh) == 100
-    assert all(re.fullmatch(rb"[0-9a-f]{32}", request_id) for request_id in fresh)
-    assert HeadWriter().request_id(head_of())[:16] != HeadWriter().request_id(head_of())[:16]
+    mine, trace = writer.ids(head_of(b"X-Request-Id: mine"))
+    assert mine == b"mine"
+    fresh = [writer.ids(head_of()) for _ in range(100)]
+    assert all(request_id == trace_id for request_id, trace_id in fresh)
+    assert len({trace, *(request_id for request_id, _ in fresh)}) == 101
+    assert all(re.fullmatch(rb"[0-9a-f]{32}", trace_id) for trace_id in (trace, fresh[0][0]))
+    assert HeadWriter().ids(head_of())[0][:16] != HeadWriter().ids(head_of())[0][:16]
 
 
 @pytest.mark.parametrize(
@@ -203,9 +206,10 @@ def test_a_worker_s_host_field_is_its_authority(worker_id: str, host: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("version", "field"),
+    ("loaded", "field"),
     [
-        (None, b"unknown"),
+        (Unversioned.SUSPECT, b"unknown"),
+        (Unversioned.BASE, b"0"),
         ("0", b"0"),
         ("step 7", b"step 7"),
         ("a\r\nX: 1", b"a??X: 1"),
@@ -214,8 +218,8 @@ def test_a_worker_s_host_field_is_its_authority(worker_id: str, host: bytes) -> 
         ("a\x00\x7fb", b"a??b"),
     ],
 )
-def test_any_weight_version_fits_into_a_field(version: str | None, field: bytes) -> None:
-    assert version_field(version) == field
+def test_any_weight_version_fits_into_a_field(loaded: Loaded, field: bytes) -> None:
+    assert version_field(loaded) == field
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 
@@ -49,15 +50,19 @@ class Affinity:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._jobs_of: dict[int, int] = {}
         self._gone: dict[int, str] = {}
+        # The oldest entry may have been forgotten since, so not before this.
+        self._next_expiry_s = -inf
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def remember(self, kind: str, job_id: str, worker: Worker, now_s: float) -> None:
         """Note that the worker made the job; what was noted under this id before is forgotten."""
-        key = (kind, job_id)
-        self.forget(kind, job_id)
-        self._drop_expired(now_s)
+        key, entries = (kind, job_id), self._entries
+        if key in entries:
+            self._drop(key)
+        if now_s >= self._next_expiry_s:
+            self._drop_expired(now_s)
         self._enter(key, (worker.worker_id, worker.incarnation, now_s + self._ttl_s))
 
     def _enter(self, key: tuple[str, str], entry: _Entry) -> None:
@@ -109,10 +114,11 @@ class Affinity:
 
     def _drop_expired(self, now_s: float) -> None:
         while self._entries:
-            key, (_, _, expires_s) = next(iter(self._entries.items()))
-            if expires_s > now_s:
+            key, (_, _, self._next_expiry_s) = next(iter(self._entries.items()))
+            if self._next_expiry_s > now_s:
                 return
             self._drop(key)
+        self._next_expiry_s = -inf
 
     def _drop(self, key: tuple[str, str]) -> None:
         _, incarnation, _ = self._entries.pop(key)

@@ -185,15 +185,16 @@ class LoadBuckets:
     def sample(self, look: Look) -> list[Station]:
         """Give some stations of each load, least loaded first, as many as the look is wide."""
         found: list[Station] = []
+        per_load, total = look
         unseen = self.size
         for bucket in islice(self._buckets, self._lowest, None):
             if bucket:
                 count = len(bucket)
-                found += bucket if count <= look.per_load else islice(bucket, look.per_load)
+                found += bucket if count <= per_load else islice(bucket, per_load)
                 unseen -= count
-                if not unseen or len(found) >= look.total:
+                if not unseen or len(found) >= total:
                     break
-        return found[: look.total]
+        return found if len(found) <= total else found[:total]
 
     def turn(self, station: Station) -> None:
         """Put a station behind the others of its load."""

@@ -308,9 +308,8 @@ class DownstreamConnection(asyncio.Protocol):
         else:
             self.transport.writelines((head, span))
 
-    @property
     def must_close(self) -> bool:
-        """Whether this reply is the connection's last, so that it has to say so."""
+        """Tell whether this reply is the connection's last, so that it has to say so."""
         head = self.head
         return head is None or not head.keep_alive or self._state is not _REPLY or self._server.closing
 
@@ -332,7 +331,8 @@ class DownstreamConnection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next)
         else:
             self._state = _HEAD
-            self.resume_body()
+            if not self._reading:
+                self.resume_body()
 
     def _next(self) -> None:
         if self._state is not _REPLY or self.transport.is_closing():
@@ -345,7 +345,7 @@ class DownstreamConnection(asyncio.Protocol):
     def refuse(self, error: RouterError, *, request_id: bytes = b"", to_head: bool = False) -> None:
         """Answer with an error of the router; the connection goes on only where its framing is certain."""
         self._server.refused(error)
-        close = isinstance(error, BadRequest) or self.must_close
+        close = isinstance(error, BadRequest) or self.must_close()
         head = self.head
         if head is not None:
             to_head = head.method == b"HEAD"

@@ -31,7 +31,7 @@ class Joined:
         self.reply_begun = True
         downstream = self.downstream
         if downstream is not None:
-            self.close = downstream.must_close
+            self.close = downstream.must_close()
             downstream.write(start + (b"Connection: close\r\n\r\n" if self.close else b"\r\n"))
 
     def write(self, span: bytes) -> None:

@@ -121,7 +121,7 @@ class Exchange(Sending):
             return
         if head.status == 100 and (not self.head.expects_continue or self.body_done):
             return
-        downstream.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.block))
+        downstream.write(b"%b%b\r\n" % (head.status_line, head.block))
         if head.status == 100:
             downstream.continued()
 
@@ -194,9 +194,9 @@ class Exchange(Sending):
         self.reply_begun = True
         self._kept = None
         self._reply = head
-        framing = self._framing(head)
+        framing = self._framing(head) if head.chunked or head.until_close else b""
         block = self.relocated(head) if head.has_location else head.block
-        start = b"HTTP/1.1 %d %b\r\n%b%b%b" % (head.status, head.reason, block, self.reply_lines(head), framing)
+        start = b"".join((head.status_line, block, self.reply_lines(head), framing))
         for joined in self._joined:
             joined.begin(start)
         downstream = self.downstream
@@ -219,8 +219,8 @@ class Exchange(Sending):
             self.pause_upstream()
 
     def _framing(self, head: ReplyHead) -> bytes:
-        """Give the line that says how the body ends; a length is among the head's own lines."""
-        if not (head.chunked or head.until_close) or head.status == 204:
+        """Give the line that says how a body without a length ends."""
+        if head.status == 204:
             return b""
         if self.head.http_10:
             self._reply_close = True
@@ -230,7 +230,7 @@ class Exchange(Sending):
 
     def _finished(self, start: bytes, downstream: DownstreamConnection) -> bytes:
         """Add what concerns the client's connection alone, and the empty line."""
-        if downstream.must_close:
+        if downstream.must_close():
             self._reply_close = True
         if self._reply_close:
             return start + b"Connection: close\r\n\r\n"

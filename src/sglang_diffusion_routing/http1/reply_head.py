@@ -32,7 +32,7 @@ class ReplyHead:
     """A worker's reply head, checked. Not to be changed once it is parsed.
 
     status: 100-999. lines: end-to-end header lines as sent, each with its CRLF. block: the same joined.
-    has_location: one of them is Location or Content-Location.
+    status_line: as it goes to the client. has_location: one of them is Location or Content-Location.
     until_close: neither length nor coding, so the body ends with the connection.
     """
 
@@ -47,12 +47,14 @@ class ReplyHead:
         "lines",
         "reason",
         "status",
+        "status_line",
         "until_close",
         "upgrade",
     )
 
     def __init__(self) -> None:
         self.status = 0
+        self.status_line = b""
         self.reason = b""
         self.http_10 = False
         self.keep_alive = True
@@ -148,6 +150,7 @@ def _parse(raw: bytes, to_head: bool) -> ReplyHead:
     if has_control_characters(head.reason):
         raise BadRequest("its reason phrase holds control characters")
     head.status = status
+    head.status_line = b"HTTP/1.1 %d %b\r\n" % (status, head.reason)
     head.settle(bodiless=to_head or status < 200 or status in {204, 304})
     return head
 

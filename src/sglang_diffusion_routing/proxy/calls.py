@@ -41,8 +41,7 @@ class Call(Exchange):
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self.request_id = shared.heads.request_id(head)
-        self._trace_id = shared.heads.trace_id(head, self.request_id)
+        self.request_id, self._trace_id = shared.heads.ids(head)
         self._status = 0
         self._on_reused = False
 

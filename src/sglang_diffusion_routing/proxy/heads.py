@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 from itertools import count
 
+from sglang_diffusion_routing.core.weights import Loaded, shown_version
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
@@ -34,16 +35,13 @@ class HeadWriter:
             if any(hop.split()[1:2] == [self.pseudonym] for hop in via.split(b",")):
                 raise LoopDetected("the request has passed this router before; a worker URL points back to it")
 
-    def request_id(self, head: RequestHead) -> bytes:
-        """Give the client's X-Request-Id, or a fresh one of 32 hex digits."""
-        return head.request_id or self._fresh_id()
+    def ids(self, head: RequestHead) -> tuple[bytes, bytes]:
+        """Give the ids of a request, and of a trace that begins here.
 
-    def trace_id(self, head: RequestHead, request_id: bytes) -> bytes:
-        """Give the id of a trace that begins here, 32 hex digits: the request's id where that is ours too."""
-        return self._fresh_id() if head.request_id else request_id
-
-    def _fresh_id(self) -> bytes:
-        return b"%b%016x" % (self._run, next(self._sequence))
+        The first is the client's X-Request-Id. Where it gives none, both are the same: 32 hex digits, fresh.
+        """
+        fresh = b"%b%016x" % (self._run, next(self._sequence))
+        return head.request_id or fresh, fresh
 
     def for_worker(
         self,
@@ -69,24 +67,16 @@ class HeadWriter:
         via = b"1.0 " + self.pseudonym if head.http_10 else self._via
         if head.via:
             via = b", ".join([*head.via, via])
-        made = b""
+        pieces = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.block]
         if head.request_id is None:
-            made = b"X-Request-Id: %b\r\n" % request_id
+            pieces += (b"X-Request-Id: ", request_id, b"\r\n")
         if head.traceparent is None:
             # Flags 00: nobody samples here; the ids join the worker's own spans to this request and this attempt.
-            made += b"traceparent: 00-%b-%016x-00\r\n" % (trace_id, next(self._sequence))
+            pieces.append(b"traceparent: 00-%b-%016x-00\r\n" % (trace_id, next(self._sequence)))
         if may_upgrade and head.upgrade is not None:
-            made += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.upgrade
-        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%bX-Forwarded-Host: %b\r\nVia: %b\r\n\r\n" % (
-            head.method,
-            target,
-            host,
-            head.block,
-            made,
-            forward_lines,
-            forwarded_host,
-            via,
-        )
+            pieces += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
+        pieces += (forward_lines, b"X-Forwarded-Host: ", forwarded_host, b"\r\nVia: ", via, b"\r\n\r\n")
+        return b"".join(pieces)
 
     def _forwarded(self, downstream: DownstreamConnection, head: RequestHead) -> bytes:
         """Give X-Forwarded-For and -Proto; a client's own count only when the peer is trusted."""
@@ -112,8 +102,9 @@ def worker_line(worker_id: WorkerId) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def version_field(version: str | None) -> bytes:
-    """Write a weight version as a field value: what no header can carry becomes a question mark."""
+def version_field(loaded: Loaded) -> bytes:
+    """Write a worker's weight version as a field value: what no header can carry becomes a question mark."""
+    version = shown_version(loaded)
     if version is None:
         return b"unknown"
     return _UNFIT.sub(b"?", version.encode("latin-1", "replace"))

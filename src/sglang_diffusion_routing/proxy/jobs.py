@@ -75,11 +75,13 @@ class Jobs:
 
     def learn(self, kind: str, job_id: str, worker: Worker) -> None:
         """Remember which worker made a thing."""
-        self._remember(kind, job_id, worker, running=False)
+        self._leases.affinity.remember(kind, job_id, worker, self._leases.now_s())
+        self._saver.note_job(kind, job_id, worker, running=False)
 
     def watch(self, kind: str, job_id: str, lease: Lease) -> None:
         """Remember which worker has begun a job, and keep the lease until the job has ended."""
-        self._remember(kind, job_id, lease.worker, running=True)
+        self._leases.affinity.remember(kind, job_id, lease.worker, self._leases.now_s())
+        self._saver.note_job(kind, job_id, lease.worker, running=True)
         self._follow_from_now(kind, job_id, lease)
 
     def adopt(self, kind: str, job_id: str, worker: Worker) -> None:
@@ -98,10 +100,6 @@ class Jobs:
             await self._saver.flush()
         finally:
             act()
-
-    def _remember(self, kind: str, job_id: str, worker: Worker, *, running: bool) -> None:
-        self._leases.affinity.remember(kind, job_id, worker, self._leases.now_s())
-        self._saver.note_job(kind, job_id, worker, running=running)
 
     def _follow_from_now(self, kind: str, job_id: str, lease: Lease) -> None:
         job = _Job(self._leases, kind, job_id, lease)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 
+from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.work import Holder, Lease, Result
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.asking import Asking
-from sglang_diffusion_routing.proxy.heads import version_field
 from sglang_diffusion_routing.settings import OnDisconnect
 
 
@@ -23,12 +23,12 @@ class Leased(Asking, Holder):
         "_is_orphan",
         "_last_error",
         "_last_reply",
+        "_loaded",
         "_on_reused",
         "_queued_s",
         "_sent_s",
         "_timer",
         "_updates",
-        "_weight_version",
         "_worker",
     )
 
@@ -39,7 +39,7 @@ class Leased(Asking, Holder):
     _on_reused: bool
     _sent_s: float
     _queued_s: float
-    _weight_version: bytes
+    _loaded: Loaded
     _updates: int
     _timer: asyncio.TimerHandle | None
     _is_orphan: bool
@@ -71,18 +71,21 @@ class Leased(Asking, Holder):
 
     def _go(self, lease: Lease) -> None:
         self._lease = lease
-        self._worker = lease.worker
-        self._weight_version = version_field(lease.worker.weight_version)
-        self._updates = lease.worker.updates
+        self._worker = worker = lease.worker
+        self._loaded = worker.loaded
+        self._updates = worker.updates
         self._queued_s += lease.queued_s
         self._fresh_only = False
         lease.holder = self
-        self._start_timer()
-        idle = self.upstreams.take(lease.worker.worker_id)
+        if self._shared.timeout_s is not None:
+            self._start_timer()
+        idle = self.upstreams.take(worker.worker_id)
         if idle is not None:
+            self._on_reused = True
+            self._sent_s = lease.granted_s
             self.start(idle)
         else:
-            self._open(lease.worker)
+            self._open(worker)
 
     def _start_timer(self) -> None:
         timeout_s = self._shared.timeout_s
@@ -90,13 +93,12 @@ class Leased(Asking, Holder):
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._timed_out, timeout_s)
 
     def _open(self, worker: Worker) -> None:
-        self._connecting = self.upstreams.open(worker.worker_id, worker.url, self.start, self.connect_failed)
+        self._connecting = self.upstreams.open(worker.worker_id, worker.url, self._opened, self.connect_failed)
 
-    def start(self, upstream: UpstreamConnection) -> None:
+    def _opened(self, upstream: UpstreamConnection) -> None:
         self._on_reused = upstream.reused
-        if upstream.reused:
-            self._sent_s = self._shared.leases.now_s()
-        super().start(upstream)
+        self._sent_s = self._shared.leases.now_s()
+        self.start(upstream)
 
     @abstractmethod
     def _timed_out(self, timeout_s: float) -> None:
@@ -128,7 +130,8 @@ class Leased(Asking, Holder):
             self._timer = None
 
     def _release(self, result: Result, status: int) -> None:
-        self._cancel_timer()
+        if self._timer is not None:
+            self._cancel_timer()
         lease = self._lease
         self._lease = None
         if lease is not None:

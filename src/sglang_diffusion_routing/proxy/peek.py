@@ -9,8 +9,9 @@ from operator import itemgetter
 
 # Possessive (`*+`), so that a string whose end is not there is read once, and not again from each quote in it.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+("?)|[{}\[\],:]|[^\s"{}\[\],:]++', re.DOTALL)
-# The usual case, 35 microseconds cheaper than a scan: SGLang's replies begin with their `id`.
-_FIRST_MEMBER = re.compile(rb'\s*\{\s*"([a-z_]+)"\s*:\s*"([^"\\\x00-\x1f]*+)"')
+# The usual case, 35 microseconds cheaper than a scan: SGLang's replies begin with their `id`. Ranges of characters
+# are matched at twice the speed of classes, and of what is not in one.
+_FIRST_MEMBER = re.compile(rb'\s*+\{\s*+"([a-z_]++)"\s*+:\s*+"([-.:/0-9A-Z_a-z]++)"')
 _FIELD_NAME = re.compile(rb'[;\s]name="([^"]*)"')
 _BOUNDARY = re.compile(rb'boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))', re.IGNORECASE)
 
@@ -23,10 +24,7 @@ def json_string(prefix: bytes, *names: str) -> str | None:
     """
     first = _FIRST_MEMBER.match(prefix)
     if first is not None and first[1] == names[0].encode():
-        try:
-            return first[2].decode()
-        except UnicodeDecodeError:
-            return ""
+        return first[2].decode()
     wanted = {json.dumps(name).encode(): order for order, name in enumerate(names)}
     found = [(wanted[key], value) for key, value in _strings(prefix) if key in wanted]
     return _decode(min(found, key=itemgetter(0))[1]) if found else None

@@ -40,9 +40,7 @@ class Repeats:
         self._running[_key(exchange.head)] = exchange
 
     def forget(self, exchange: Exchange) -> None:
-        """The request is over: the key is free."""
-        if exchange.head.idempotency_key is None:
-            return
+        """A request that has a key is over: the key is free."""
         key = _key(exchange.head)
         if self._running.get(key) is exchange:
             del self._running[key]

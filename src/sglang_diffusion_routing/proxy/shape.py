@@ -29,7 +29,7 @@ _NAMES = (
 # What follows the value is asked for because the body may go on where the prefix ends.
 _VALUE_MAX_BYTES = 24
 _MEMBER = re.compile(
-    rb'"(?<!\\")(%b)"\s*+:\s*+("[^"\\]{0,%d}+"|[-+.\w]{1,%d}+)(?=[\s,}])'
+    rb'"(?<!\\")(%b)"\s*+:\s*+("[^"\\]{0,%d}+"|[-+.0-9A-Z_a-z]{1,%d}+)(?=[\s,}])'
     % (b"|".join(_NAMES), _VALUE_MAX_BYTES, _VALUE_MAX_BYTES)
 )
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)

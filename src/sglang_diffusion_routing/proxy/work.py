@@ -6,7 +6,7 @@ import asyncio
 
 from sglang_diffusion_routing.core.retry import Failure
 from sglang_diffusion_routing.core.work import Result
-from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.phase import Phase
@@ -15,7 +15,7 @@ from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.proxy.failover import Failover
-from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
@@ -29,6 +29,7 @@ DOUBT_S = 0.05
 """A connection made so shortly before its worker was found to have ended may have been accepted by the next one."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
+_OK = Result.OK
 _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
 _NOBODY: frozenset[WorkerId] = frozenset()
 
@@ -39,11 +40,11 @@ class Work(Failover):
     __slots__ = ("_looked", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
-        super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
+        # Here, and in `reply_began`: super() makes an object, which costs as much as the call.
+        Failover.__init__(self, downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self.request_id = shared.heads.request_id(head)
-        self._trace_id = shared.heads.trace_id(head, self.request_id)
+        self.request_id, self._trace_id = shared.heads.ids(head)
         # The beginning of a reply in which an id is looked for.
         self._looked = b"" if route.creates == "images" else None
         self._status = 0
@@ -60,7 +61,7 @@ class Work(Failover):
         self._on_reused = False
         self._sent_s = 0.0
         self._queued_s = 0.0
-        self._weight_version = b""
+        self._loaded = ""
         self._updates = 0
         self._timer = None
         self._is_orphan = False
@@ -71,21 +72,20 @@ class Work(Failover):
         self._is_retry = False
 
     def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
-        if self.has_clients and self._is_from_a_stranger():
+        lease = self._lease
+        if lease is not None and lease.worker.doubted_s >= lease.granted_s and self._is_from_a_stranger(lease.worker):
             self.lease_cancelled("its process has ended")
             return
-        super().reply_began(head, span, done)
+        Failover.reply_began(self, head, span, done)
 
-    def _is_from_a_stranger(self) -> bool:
-        """Tell whether another process than the one that got the lease may have answered.
+    def _is_from_a_stranger(self, worker: Worker) -> bool:
+        """Tell whether another process than the one that got the lease may have answered somebody.
 
         A worker that dies and is back within milliseconds accepts the connection that was meant for its predecessor,
         and generates on whatever it has started with.
         """
-        worker, lease, upstream = self._worker, self._lease, self.upstream
-        if worker is None or lease is None or upstream is None or worker.doubted_s < lease.granted_s:
-            return False
-        return upstream.made_s > worker.doubted_s - DOUBT_S
+        upstream = self.upstream
+        return upstream is not None and self.has_clients and upstream.made_s > worker.doubted_s - DOUBT_S
 
     def upstream_head(self) -> bytes:
         worker = self._worker
@@ -108,11 +108,16 @@ class Work(Failover):
             self._lease.done_s = self._shared.leases.now_s()
         if self._route.safe:
             return b""
-        return b"%bx-sglang-router-queue-ms: %d\r\nx-sglang-router-weight-version: %b\r\n" % (
-            worker_line(worker.worker_id),
-            self._queued_s * 1000,
-            # Other weights came while it was at work: nobody can say which ones made this.
-            self._weight_version if worker.updates == self._updates else b"unknown",
+        return b"".join(
+            (
+                worker_line(worker.worker_id),
+                b"x-sglang-router-queue-ms: ",
+                b"%d" % (self._queued_s * 1000) if self._queued_s else b"0",
+                b"\r\nx-sglang-router-weight-version: ",
+                # Other weights came while it was at work: nobody can say which ones made this.
+                version_field(self._loaded) if worker.updates == self._updates else b"unknown",
+                b"\r\n",
+            )
         )
 
     def relocated(self, head: ReplyHead) -> bytes:
@@ -196,7 +201,8 @@ class Work(Failover):
             asyncio.get_running_loop().call_later(TUNNEL_DRAIN_S, self._tunnel.restart_elsewhere)
 
     def on_end(self, *, whole: bool, head: ReplyHead | None) -> None:
-        self._shared.repeats.forget(self)
+        if self.head.idempotency_key is not None:
+            self._shared.repeats.forget(self)
         if self._is_orphan:
             self._count_orphan(-1)
         if self._is_retry:
@@ -209,7 +215,7 @@ class Work(Failover):
         result = self._result
         if result is None:
             if whole:
-                result = Result.SERVER_ERROR if status >= 500 else Result.OK
+                result = Result.SERVER_ERROR if status >= 500 else _OK
             else:
                 result = Result.DIED if self.worker_failed else Result.ABANDONED
         self._release(result, status)

@@ -42,6 +42,9 @@ from sglang_diffusion_routing.runtime.saver import Saver
 
 _log = structlog.get_logger(__name__)
 
+# An enum's member costs 0.1 microseconds each time it is looked up by its class (Python 3.11).
+_OK, _SERVER_ERROR, _DRAINING = Result.OK, Result.SERVER_ERROR, WorkerState.DRAINING
+
 CommandEnded = CommandSucceeded | CommandRefused | CommandLost
 
 
@@ -117,12 +120,12 @@ class Fleet:
         outbox, worker = self._outbox, lease.worker
         outbox.extend(self.scheduler.release(lease, result, status, self.now_s()))
         self.ended[result] += 1
-        if result <= Result.SERVER_ERROR:
-            if self.blackholes.note(worker.worker_id, lease.spec.route, ok=result is Result.OK):
+        if result <= _SERVER_ERROR:
+            if self.blackholes.note(worker.worker_id, lease.spec.route, ok=result is _OK):
                 outbox.append(WorkKeptFailing(worker.worker_id, worker.incarnation))
         elif result is not Result.ABANDONED:
             outbox.append(_news_of(lease, result))
-        if worker.state is WorkerState.DRAINING and not self.scheduler.in_flight(worker.worker_id):
+        if worker.state is _DRAINING and not self.scheduler.in_flight(worker.worker_id):
             outbox.append(WorkerDrained(worker.worker_id, worker.incarnation))
         if outbox:
             self._deliver()
