@@ -38,19 +38,24 @@ class AsyncClient:
 
     Args:
         url: of the router.
+        http: to send with, instead of connections of its own; its address, time-outs and certificates hold.
         options: api_key, admin_key, timeout_s, connect_timeout_s, ca_file, retry; `Options` says what they mean.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, *, http: httpx2.AsyncClient | None = None, **options: Unpack[Options]
+    ) -> None:
         self._access = Access(url, **options)
         self.retry = self._access.retry
-        self._http = httpx2.AsyncClient(**self._access.options())
+        self._owns_http = http is None
+        self._http = httpx2.AsyncClient(**self._access.options()) if http is None else http
         self.videos = AsyncJobs(self, "videos")
         self.meshes = AsyncJobs(self, "meshes")
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections, if they are its own."""
+        if self._owns_http:
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -39,19 +39,24 @@ class Client:
 
     Args:
         url: of the router.
+        http: to send with, instead of connections of its own; its address, time-outs and certificates hold.
         options: api_key, admin_key, timeout_s, connect_timeout_s, ca_file, retry; `Options` says what they mean.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, *, http: httpx2.Client | None = None, **options: Unpack[Options]
+    ) -> None:
         self._access = Access(url, **options)
         self.retry = self._access.retry
-        self._http = httpx2.Client(**self._access.options())
+        self._owns_http = http is None
+        self._http = httpx2.Client(**self._access.options()) if http is None else http
         self.videos = Jobs(self, "videos")
         self.meshes = Jobs(self, "meshes")
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections, if they are its own."""
+        if self._owns_http:
+            self._http.close()
 
     def __enter__(self) -> Self:
         return self

@@ -21,11 +21,13 @@ class Origin:
     """Where and on what a reply was made, as the router says; empty when it does not say.
 
     worker: URL. weight_version: of the weights; `unknown` when they changed in between. queue_s: wait in the router.
+    headers: all fields of the reply, their names in lower case.
     """
 
     worker: str
     weight_version: str
     queue_s: float
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, answer: Answer) -> Origin:
@@ -39,6 +41,7 @@ class Origin:
             # Versions may be UTF-8, which HTTP libraries read as Latin-1.
             _utf8(head.get("x-sglang-router-weight-version", "")),
             queue_s,
+            head,
         )
 
 

@@ -18,6 +18,7 @@ from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CHECKPOINTS, Ca
 from sglang_diffusion_routing.cli.demo.options import Options
 from sglang_diffusion_routing.cli.demo.report import Report
 from sglang_diffusion_routing.cli.processes import Usage
+from sglang_diffusion_routing.client import ClientError
 from sglang_diffusion_routing.sim.tensors import packed
 from sglang_diffusion_routing.sim.weights import load_modules, module_checksum, write_checkpoint
 
@@ -78,7 +79,9 @@ class PlayedRouter:
         rng = np.random.default_rng(body["seed"])
         entries = [
             {
+                "request_id": "r",
                 "prompt": body["prompt"],
+                "seed": body["seed"],
                 "inference_time_s": 0.5,
                 "generated_output": packed(rng.random((3, 256, 256), dtype=np.float32)),
                 "rollout_log_probs": packed(np.full(8, -1.0, dtype=np.float32)),
@@ -189,15 +192,15 @@ async def test_a_request_that_is_left_over_is_found(router: PlayedRouter, option
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (httpx2.Response(503, text="nobody"), "/resume_memory_occupation got 503: nobody"),
-        (fan_out({"success": False}, success=False), "/resume_memory_occupation failed on a worker: "),
-        (fan_out({"success": True}, WORKERS[:1]), "/resume_memory_occupation reached 1 of 2 workers"),
+        (httpx2.Response(503, text="nobody"), "503: nobody"),
+        (fan_out({"success": False}, success=False), "wake: http://a:1 answered 200"),
+        (fan_out({"success": True}, WORKERS[:1]), "wake reached 1 of 2 workers"),
     ],
 )
 async def test_a_call_that_fails_ends_the_loop(
     router: PlayedRouter, options: Options, answer: httpx2.Response, sentence: str
 ) -> None:
     router.faults["/resume_memory_occupation"] = lambda body: answer
-    with pytest.raises(CallFailed) as caught:
+    with pytest.raises((CallFailed, ClientError)) as caught:
         await run(router, options)
     assert str(caught.value).startswith(sentence)

@@ -7,12 +7,13 @@ from pathlib import Path
 import httpx2
 from rich.console import Console
 
-from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CALL_TIMEOUT_S, CHECKPOINTS, CallFailed, Loop
+from sglang_diffusion_routing.cli.demo.loop import BASE_VERSION, CHECKPOINTS, CONNECT_S, CallFailed, Loop
 from sglang_diffusion_routing.cli.demo.options import Options, parse
 from sglang_diffusion_routing.cli.demo.processes import Fleet, running
 from sglang_diffusion_routing.cli.demo.report import Report
 from sglang_diffusion_routing.cli.demo.rollout import RolloutFailed
 from sglang_diffusion_routing.cli.processes import RouterFailed
+from sglang_diffusion_routing.client import ClientError
 from sglang_diffusion_routing.sim.process import SimFailedToStart
 from sglang_diffusion_routing.sim.weights import load_modules, module_checksum, write_checkpoint
 
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         with running(options.workers, base, log) as fleet:
             report.step("start", f"workers and router at {fleet.router.url} in {fleet.start_s:.1f} s")
             held = asyncio.run(_loop(fleet, options, report, base))
-    except (CallFailed, RolloutFailed, RouterFailed, SimFailedToStart) as error:
+    except (CallFailed, ClientError, RolloutFailed, RouterFailed, SimFailedToStart) as error:
         report.step("failed", f"{error}")
         report.step("log", str(log))
         return 1
@@ -52,6 +53,8 @@ async def _loop(fleet: Fleet, options: Options, report: Report, base: Path) -> b
     """Run the loop, and tell whether every claim held."""
     checksum = module_checksum(load_modules(str(base), ["transformer"])["transformer"])
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(base_url=fleet.router.url, timeout=CALL_TIMEOUT_S, limits=limits) as client:
+    # A request may wait in the router for as long as those before it take.
+    patience = httpx2.Timeout(None, connect=CONNECT_S)
+    async with httpx2.AsyncClient(base_url=fleet.router.url, timeout=patience, limits=limits) as client:
         verdict = await Loop(client, fleet, options, report).run(checksum)
     return not verdict.broken

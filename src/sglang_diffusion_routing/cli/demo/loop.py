@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -14,8 +13,9 @@ from sglang_diffusion_routing.cli.demo.processes import Fleet, name_of
 from sglang_diffusion_routing.cli.demo.report import Report, Timed, write_samples
 from sglang_diffusion_routing.cli.demo.rollout import request, rollout
 from sglang_diffusion_routing.cli.demo.sheet import draw
+from sglang_diffusion_routing.client import AsyncClient, Refused, Retry
 
-CALL_TIMEOUT_S = 120.0
+CONNECT_S = 10.0
 SMALL_REQUESTS, SMALL_AT_ONCE = 2_000, 8
 BASE_VERSION = "0"
 """What the router calls the weights that the workers' processes started with."""
@@ -33,6 +33,8 @@ class Loop:
 
     def __init__(self, client: httpx2.AsyncClient, fleet: Fleet, options: Options, report: Report) -> None:
         self._client = client
+        # Nothing is tried again: what fails is to be seen.
+        self._router = AsyncClient(http=client, retry=Retry(attempts=1))
         self._fleet = fleet
         self._options = options
         self._report = report
@@ -46,7 +48,7 @@ class Loop:
         """Run the loop, show it, write its files, and give what held.
 
         Raises:
-            CallFailed, RolloutFailed: the loop cannot go on.
+            CallFailed, ClientError, RolloutFailed: the loop cannot go on.
         """
         started = self._fleet.router.usage()
         first = await self._rollout(1, BASE_VERSION, base_checksum)
@@ -81,7 +83,7 @@ class Loop:
         total = len(options.prompts) * options.samples
         began_s = time.monotonic()
         with self._report.progress(label, total, options.samples) as tick:
-            groups = await rollout(self._client, options.prompts, options.samples, options.seed, tick)
+            groups = await rollout(self._router, options.prompts, options.samples, options.seed, tick)
         timed = Timed(groups, time.monotonic() - began_s)
         self._report.step(
             label, f"{timed.samples} samples in {timed.seconds:.1f} s, {timed.samples / timed.seconds:.1f} a second"
@@ -100,14 +102,17 @@ class Loop:
         return Expected(self._options.prompts, self._options.samples, version, checksum, workers=frozenset(self._names))
 
     async def _sleep(self) -> None:
-        await self._fan_out("/release_memory_occupation", {})
+        self._reached_all("sleep", await self._router.sleep())
         began_s = time.monotonic()
-        reply = await self._client.post("/rollout/generate", json=request("A question at night", 1, 0))
+        status = 200
+        try:
+            await self._router.rollout("A question at night", seed=0, **request(1))
+        except Refused as refused:
+            status = refused.status
         took_ms = (time.monotonic() - began_s) * 1e3
-        self._report.step("sleep", f"all asleep; a rollout now gets {reply.status_code} in {took_ms:.0f} ms")
+        self._report.step("sleep", f"all asleep; a rollout now gets {status} in {took_ms:.0f} ms")
         self._verdict.claim(
-            "a rollout is refused while all workers sleep",
-            [] if reply.status_code == 503 else [f"it got {reply.status_code}"],
+            "a rollout is refused while all workers sleep", [] if status == 503 else [f"it got {status}"]
         )
 
     def _train(self, first: Timed) -> str:
@@ -119,32 +124,27 @@ class Loop:
 
     async def _wake(self) -> None:
         began_s = time.monotonic()
-        await self._fan_out("/resume_memory_occupation", {})
+        self._reached_all("wake", await self._router.wake())
         self._report.step("wake", f"all awake in {time.monotonic() - began_s:.2f} s")
 
     async def _refit(self, checksum: str) -> None:
         path = str(self._options.out / CHECKPOINTS / NEXT_VERSION)
         began_s = time.monotonic()
-        reply = await self._fan_out("/update_weights_from_disk", {"model_path": path, "weight_version": NEXT_VERSION})
+        reply = await self._router.refit(path, weight_version=NEXT_VERSION)
+        self._reached_all("refit", reply)
         self._report.step("refit", f"all on {reply.get('weight_version')} in {time.monotonic() - began_s:.2f} s")
-        told = await self._fan_out("/get_weights_checksum", {"module_names": ["transformer"]}, may_fail=True)
+        told = await self._router.checksums()
+        self._reached_all("checksums", told)
         self._verdict.claim(
             "every worker holds the new checkpoint, bit for bit",
             checks.unequal_checksums(told["results"], self._expected(NEXT_VERSION, checksum)),
         )
 
-    async def _fan_out(self, path: str, body: Mapping[str, object], *, may_fail: bool = False) -> dict[str, Any]:
-        """Call all workers through the router, and check that each one did it."""
-        reply = await self._client.post(path, json=body)
-        if reply.status_code != 200:
-            raise CallFailed(f"{path} got {reply.status_code}: {reply.text[:300]}")
-        answer: dict[str, Any] = reply.json()
-        if not may_fail and not answer.get("success"):
-            raise CallFailed(f"{path} failed on a worker: {reply.text[:300]}")
-        results: Sequence[Any] = answer["results"]
-        if len(results) != len(self._names):
-            raise CallFailed(f"{path} reached {len(results)} of {len(self._names)} workers")
-        return answer
+    def _reached_all(self, what: str, reply: dict[str, Any]) -> None:
+        """See to it that a call has left no worker out."""
+        reached = len(reply["results"])
+        if reached != len(self._names):
+            raise CallFailed(f"{what} reached {reached} of {len(self._names)} workers")
 
     async def _small_requests(self) -> None:
         """Send many requests with next to nothing in them, a few at a time, to see what each costs."""
@@ -157,6 +157,6 @@ class Loop:
 
     async def _settled(self) -> None:
         """Claim that the router holds no lease when nothing runs."""
-        workers = (await self._client.get("/workers")).json()["workers"]
+        workers = await self._router.workers()
         busy = [f"{worker['url']} has {worker['active_requests']}" for worker in workers if worker["active_requests"]]
         self._verdict.claim("no request is left on any worker", busy)

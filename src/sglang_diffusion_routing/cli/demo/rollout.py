@@ -1,24 +1,19 @@
 """One rollout: every prompt sent to the router at once, every sample with where it ran and on which weights."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_diffusion_routing.cli.demo import replies
-from sglang_diffusion_routing.cli.demo.replies import Floats
-from sglang_diffusion_routing.cli.demo.trainer import warmth
-from sglang_diffusion_routing.tasks import Tasks
+from sglang_diffusion_routing.cli.demo.trainer import Floats, warmth
+from sglang_diffusion_routing.client import AsyncClient, Done, Rollout
+from sglang_diffusion_routing.client import Sample as Made
 
 SIDE_PX = 256
 STEPS = 8
 THUMBNAIL_PX = 64
-
-NO_DEADLINE = httpx2.Timeout(None, connect=10.0)
-"""A request may wait in the router for as long as those before it take."""
 
 Pixels = NDArray[np.uint8]
 
@@ -51,11 +46,9 @@ class Sample:
     thumbnail: Pixels
 
 
-def request(prompt: str, samples: int, seed: int) -> dict[str, object]:
-    """Give the body of a rollout request that returns log-probabilities and the final latent."""
+def request(samples: int) -> dict[str, Any]:
+    """Give the fields of a rollout request that returns log-probabilities and the final latent."""
     return {
-        "prompt": prompt,
-        "seed": seed,
         "num_outputs_per_prompt": samples,
         "width": SIDE_PX,
         "height": SIDE_PX,
@@ -67,71 +60,66 @@ def request(prompt: str, samples: int, seed: int) -> dict[str, object]:
 
 
 async def rollout(
-    client: httpx2.AsyncClient,
+    router: AsyncClient,
     prompts: Sequence[str],
     samples: int,
     seed: int,
     on_prompt: Callable[[], None],
 ) -> list[list[Sample]]:
-    """Send every prompt and give its samples, in the order of the prompts.
+    """Send every prompt at once and give its samples, in the order of the prompts.
 
     Args:
         on_prompt: called after each reply.
 
     Raises:
-        RolloutFailed: a reply was not 200 or not what was asked for.
+        RolloutFailed: a prompt has got no samples, or not those that were asked for.
     """
 
-    async def one(index: int, prompt: str) -> list[Sample]:
-        first_seed = seed + index * samples
-        body = request(prompt, samples, first_seed)
-        try:
-            reply = await client.post("/rollout/generate", json=body, timeout=NO_DEADLINE)
-        except httpx2.TransportError as error:
-            raise RolloutFailed(f"prompt {index + 1}: {error!r}") from error
-        if reply.status_code != 200:
-            raise RolloutFailed(f"prompt {index + 1} got {reply.status_code}: {reply.text[:300]}")
-        made = _samples(reply, index, first_seed)
+    def ended(done: Done) -> None:
+        if done.error is not None:
+            raise RolloutFailed(f"prompt {done.index + 1}: {done.error}") from done.error
         on_prompt()
-        return made
 
-    async with Tasks() as group:
-        jobs = [
-            group.spawn(one(index, prompt), name=f"rollout-{index}", on_error=_seen_by_gather)
-            for index, prompt in enumerate(prompts)
-        ]
-        return list(await asyncio.gather(*jobs))
-
-
-def _seen_by_gather(_error: BaseException) -> None:
-    """Leave the error to whoever awaits the rollout."""
-
-
-def _samples(reply: httpx2.Response, prompt: int, first_seed: int) -> list[Sample]:
-    """Read the samples of one reply and where they come from."""
-    head = reply.headers
     try:
-        outputs = replies.decode(reply.content)
-        return [
-            Sample(
-                prompt=prompt,
-                number=number,
-                seed=first_seed + number,
-                text=output.prompt,
-                worker=head["x-sglang-router-worker"],
-                version=head["x-sglang-router-weight-version"],
-                weights=head["x-sim-weights"],
-                queue_ms=float(head["x-sglang-router-queue-ms"]),
-                seconds=output.seconds,
-                reward=warmth(output.colours),
-                log_probs=output.log_probs,
-                latent=output.latent,
-                thumbnail=thumbnail(output.colours),
-            )
-            for number, output in enumerate(outputs)
-        ]
-    except (replies.BadReply, KeyError, ValueError) as error:
-        raise RolloutFailed(f"prompt {prompt + 1}: {error!r}") from error
+        batch = await router.rollout_many(
+            prompts, seed=seed, concurrency=len(prompts), on_done=ended, **request(samples)
+        )
+    except* RolloutFailed as failures:
+        # The first has ended the others.
+        raise failures.exceptions[0] from None
+    first_seeds = range(seed, seed + len(prompts) * samples, samples)
+    made = zip(batch.complete(), first_seeds, strict=True)
+    return [_samples(reply, index, first_seed) for index, (reply, first_seed) in enumerate(made)]
+
+
+def _samples(reply: Rollout, prompt: int, first_seed: int) -> list[Sample]:
+    """Read the samples of one reply and where they come from."""
+    try:
+        return [_sample(reply, made, prompt, number, first_seed) for number, made in enumerate(reply.samples)]
+    except KeyError as error:
+        raise RolloutFailed(f"prompt {prompt + 1} lacks what was asked for: {error}") from error
+
+
+def _sample(reply: Rollout, made: Made, prompt: int, number: int, first_seed: int) -> Sample:
+    origin, log_probs, trajectory = reply.origin, made.log_probs, made.trajectory
+    if made.output is None or log_probs is None or trajectory is None or trajectory.latents is None:
+        raise RolloutFailed(f"prompt {prompt + 1} lacks its image, its log-probabilities or its latent")
+    colours = made.output.numpy()
+    return Sample(
+        prompt=prompt,
+        number=number,
+        seed=first_seed + number,
+        text=made.prompt,
+        worker=origin.worker,
+        version=origin.weight_version,
+        weights=origin.headers["x-sim-weights"],
+        queue_ms=1000 * origin.queue_s,
+        seconds=made.inference_time_s or 0.0,
+        reward=warmth(colours),
+        log_probs=log_probs.numpy(),
+        latent=trajectory.latents.numpy()[-1],
+        thumbnail=thumbnail(colours),
+    )
 
 
 def thumbnail(colours: Floats) -> Pixels:

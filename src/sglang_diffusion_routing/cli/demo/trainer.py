@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sglang_diffusion_routing.cli.demo.replies import Floats
 from sglang_diffusion_routing.sim.weights import WAVES, load_modules, module_checksum, write_checkpoint, write_module
+
+Floats = NDArray[np.float32]
 
 MODULE = "transformer"
 FIELD = "style.weight"
