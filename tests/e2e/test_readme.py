@@ -1,6 +1,5 @@
 """The README's words, run."""
 
-import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,19 @@ def test_the_loop_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
         write_checkpoint(checkpoint, seed=len(trained))
         return str(checkpoint)
 
-    small = '"width": 64, "height": 64, "num_inference_steps": 2, "seed": 7,'  # large images would only prove patience
+    small = "width=64, height=64, num_inference_steps=2, seed=7"  # large images would only prove patience
     with SimProcess() as one, SimProcess() as two, RouterProcess([one.url, two.url]) as router:
         router.wait_until_healthy(2)
         names: dict[str, Any] = {"train": train}
-        exec(code.replace("localhost:30080", f"127.0.0.1:{router.port}").replace('"seed": 7,', small), names)
-        asyncio.run(names["loop"](["a fox", "a lighthouse", "a tram"], steps=2))
+        exec(code.replace("localhost:30080", f"127.0.0.1:{router.port}").replace("seed=7", small), names)
+        names["loop"](["a fox", "a lighthouse", "a tram"], steps=2)
         workers = httpx2.get(f"http://127.0.0.1:{router.port}/workers").json()["workers"]
-    assert [[len(samples) for samples in step] for step in trained] == [[4, 4, 4], [4, 4, 4]]
+    assert [[len(rollout.samples) for rollout in step] for step in trained] == [[4, 4, 4], [4, 4, 4]]
     assert {(worker["status"], worker["weight_version"]) for worker in workers} == {("active", "step-2")}
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [version for _, version in lines] == ["0"] * 3 + ["step-1"] * 3
-    assert {url for url, _ in lines} == {one.url, two.url}
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert [version for _, version, _ in lines] == ["0"] * 3 + ["step-1"] * 3
+    assert {url for url, _, _ in lines} == {one.url, two.url}
+    assert {latents for _, _, latents in lines} == {"Tensor(float32, [3, 16, 8, 8])"}
 
 
 @pytest.mark.core
@@ -56,3 +56,18 @@ def test_every_module_that_a_page_names_is_there(page: Path) -> None:
     package = ROOT / "src" / "sglang_diffusion_routing"
     named = re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+\.py)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if not ((package / name).exists() or (ROOT / name).exists())] == []
+
+
+CLIENT_DOCS = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+
+
+def test_the_examples_of_the_client_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", CLIENT_DOCS, re.DOTALL)
+    with SimProcess() as image, SimProcess(model="wan") as video, RouterProcess([image.url, video.url]) as router:
+        router.wait_until_healthy(2)
+        names: dict[str, Any] = {}
+        for block in blocks:
+            exec(block.replace("localhost:30080", f"127.0.0.1:{router.port}"), names)
+    assert len(blocks) == 4
+    assert (tmp_path / "boat.mp4").stat().st_size > 0
