@@ -7,11 +7,18 @@ import pytest
 
 from sglang_diffusion_routing.control.parameters import Pace
 from sglang_diffusion_routing.control.resume import refit_of, until_probed
-from sglang_diffusion_routing.core.events import CapabilityLearned, LedgerRestored, ProbeSucceeded, WorkerRestored
-from sglang_diffusion_routing.core.refit import Mode, Step, StepKind, step_of
+from sglang_diffusion_routing.core.events import (
+    CapabilityLearned,
+    CommandSucceeded,
+    LedgerRestored,
+    ProbeSucceeded,
+    WakeRequested,
+    WorkerRestored,
+)
+from sglang_diffusion_routing.core.refit import Mode, Recipe, Step, StepKind, step_of
 from sglang_diffusion_routing.core.weights import Group, OpenRefit
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
-from sglang_diffusion_routing.schemas import RefitView
+from sglang_diffusion_routing.schemas import FanOutReply
 from sglang_diffusion_routing.store import SavedRefit
 from support.engines import settle
 from support.refits import DISK, REFUSED, TENSOR, RefitWorld, refit_world
@@ -75,6 +82,13 @@ def _answer(world: RefitWorld, host: str) -> None:
     world.fleet.apply(ProbeSucceeded(worker.worker_id, worker.incarnation))
 
 
+def _end_command(world: RefitWorld, host: str) -> None:
+    """Have the command that a worker is carrying out succeed."""
+    worker = world.worker(host)
+    assert worker.command_id is not None
+    world.fleet.apply(CommandSucceeded(worker.worker_id, worker.command_id))
+
+
 def _remember_group(world: RefitWorld, saved: SavedRefit) -> None:
     """Have the ledger say that the refit is open, on top of a target that the group had before."""
     assert saved.step is not None
@@ -117,13 +131,113 @@ async def test_an_interrupted_refit_that_fails_now_leaves_no_fence() -> None:
         assert world.fleet.pool.ledger.group("m").open is None
 
 
-async def test_an_interrupted_refit_that_nobody_is_there_for_leaves_no_fence() -> None:
+async def _waits(world: RefitWorld) -> None:
+    """Wait until the refit has found nobody who could take it."""
+    record = world.refitter.log.get("refit-old-3")
+    await world.until(lambda: record.reason == "it is sent again as soon as a worker can take it")
+    assert (record.status, world.loads.sent, world.shelf.kept) == ("open", [], {})
+    assert world.fleet.pool.ledger.group("m").open is not None
+
+
+async def test_an_interrupted_refit_that_nobody_is_there_for_waits_for_somebody() -> None:
     async with refit_world() as world:
         _remember_group(world, OPEN)
         world.refitter.restore([OPEN], within_s=0.01)
-        await world.until(lambda: world.refitter.log.get("refit-old-3").status == "failed")
-        await world.until(lambda: world.fleet.pool.ledger.group("m").open is None)
-        assert [(saved.is_open, saved.step) for saved in world.shelf.kept.values()] == [(False, None)]
+        await _waits(world)
+        (worker,) = world.join("a")
+        assert not world.fleet.pool.is_routable(worker)
+        await world.until(lambda: world.refitter.log.get("refit-old-3").status == "succeeded")
+        assert (world.loads.hosts, serving(world)) == (["a"], {"a"})
+        assert not world.shelf.kept["refit-old-3"].is_open
+
+
+async def test_an_interrupted_refit_waits_for_a_fleet_that_sleeps() -> None:
+    async with refit_world() as world:
+        _remember_group(world, OPEN)
+        world.fleet.apply(WorkerRestored(WorkerUrl.parse("http://a:1"), asleep=True))
+        world.refitter.restore([OPEN], within_s=0.5)
+        _answer(world, "a")
+        _end_command(world, "a")
+        await _waits(world)
+        world.fleet.apply(WakeRequested(WorkerId("http://a:1")))
+        _end_command(world, "a")
+        assert serving(world) == set()
+        await world.until(lambda: world.refitter.log.get("refit-old-3").status == "succeeded")
+        assert (world.loads.hosts, serving(world)) == (["a"], {"a"})
+
+
+async def test_an_interrupted_refit_that_waits_gives_way_to_the_next() -> None:
+    async with refit_world() as world:
+        _remember_group(world, OPEN)
+        world.refitter.restore([OPEN], within_s=0.01)
+        await _waits(world)
+        world.loads.hold("a")
+        (worker,) = world.join("a")
+        assert (await asyncio.wait_for(_let_go_once_called(world, world.run("v3")), 5.0)).success
+        await world.until(lambda: world.refitter.log.get("refit-old-3").ended_at is not None)
+        assert (world.loads.hosts, worker.loaded, world.fleet.pool.ledger.group("m").open) == (["a"], "v3", None)
+        shown = world.refitter.log.get("refit-old-3").view()
+        assert (shown.status, shown.reason) == (
+            "interrupted",
+            "other weights came before a worker could be sent it again",
+        )
+        assert [saved.is_open for saved in world.shelf.kept.values()] == [False, False]
+
+
+async def _let_go_once_called(world: RefitWorld, refit: asyncio.Task[FanOutReply]) -> FanOutReply:
+    await world.until_called("a")
+    world.loads.let_go("a")
+    return await refit
+
+
+def _remember_lora_on_checkpoint(world: RefitWorld) -> SavedRefit:
+    """Have the ledger say that a LoRA was being set on checkpoint v1 when the router ended."""
+    base, lora = replace(STEP, version="v1", body=b"v1"), replace(STEP, kind=StepKind.SET_LORA, body=b"lora")
+    group = Group(
+        target="v1",
+        sequence=1,
+        raised={"v1": 1},
+        raised_by="refit-old-2",
+        open=OpenRefit(OPEN.refit_id, OPEN.version, OPEN.mode, lora),
+        recipe=Recipe((base,)),
+        checksums={"v1": {"transformer": "v1"}},
+        rebased=True,
+        held=True,
+    )
+    world.fleet.apply(LedgerRestored({"m": group}))
+    return replace(OPEN, step=lora)
+
+
+async def test_what_builds_on_a_target_is_sent_again_once_the_workers_have_that() -> None:
+    async with refit_world(resync=True) as world:
+        # The refit had come as far as to one of them.
+        world.loads.weights = {"a": "lora", "b": "v1"}
+        saved = _remember_lora_on_checkpoint(world)
+        _remember(world, "a", "b")
+        world.refitter.restore([saved], within_s=5.0)
+        _answer(world, "a")
+        _answer(world, "b")
+        assert serving(world) == set()
+        await world.until(lambda: world.weights() == {"a": ("v2", "current"), "b": ("v2", "current")})
+        assert [body for host, _, body in world.loads.sent if host == "b"] == [b"lora"]
+        assert next(body for host, _, body in world.loads.sent if host == "a") == b"v1"
+        await world.until(lambda: world.refitter.log.get("refit-old-3").status == "succeeded")
+
+
+async def test_what_builds_on_a_target_waits_until_that_is_there_again() -> None:
+    async with refit_world(resync=True) as world:
+        world.loads.weights = {"a": "lora"}
+        world.loads.hold("a")
+        saved = _remember_lora_on_checkpoint(world)
+        _remember(world, "a")
+        world.refitter.restore([saved], within_s=5.0)
+        _answer(world, "a")
+        record = world.refitter.log.get("refit-old-3")
+        await world.until(lambda: record.reason == "it is sent again as soon as a worker can take it")
+        assert [body for _, _, body in world.loads.sent] == [b"v1"]
+        world.loads.let_go("a")
+        await world.until(lambda: record.status == "succeeded")
+        assert [body for _, _, body in world.loads.sent] == [b"v1", b"lora"]
 
 
 async def test_tensors_that_were_interrupted_are_given_up_and_nobody_is_trusted() -> None:
@@ -151,67 +265,6 @@ async def test_an_interrupted_record_names_the_workers_that_it_was_for() -> None
         world.refitter.restore([saved], within_s=5.0)
         shown = world.refitter.log.get(saved.refit_id).view()
         assert (shown.status, [row.worker_url for row in shown.workers]) == ("interrupted", ["http://a:1"])
-
-
-def _unproven(refit_id: str) -> SavedRefit:
-    """A refit that was over, and whose weights' checksums had not come yet when the router was killed."""
-    document = RefitView(
-        id=refit_id,
-        route=DISK,
-        mode="drain",
-        weight_version="v2",
-        groups=["m"],
-        status="succeeded",
-        reason="",
-        started_at="2026-01-01T00:00:00Z",
-        ended_at="2026-01-01T00:00:01Z",
-        parts=1,
-        workers=[],
-    )
-    return replace(OPEN, refit_id=refit_id, document=document.model_dump_json())
-
-
-async def test_a_refit_without_proof_of_its_weights_is_sent_again() -> None:
-    async with refit_world() as world:
-        saved = _unproven("refit-old-3")
-        group = Group(target="v2", sequence=1, raised={"v2": 1}, raised_by="refit-old-3")
-        world.fleet.apply(LedgerRestored({"m": group}))
-        _remember(world, "a")
-        world.refitter.restore([saved], within_s=5.0)
-        assert world.refitter.log.get("refit-old-3").status == "open"
-        _answer(world, "a")
-        await world.until(lambda: "refit-old-3" in world.shelf.kept and not world.shelf.kept["refit-old-3"].is_open)
-        assert (world.loads.sent, world.weights()["a"]) == ([("a", DISK + "?x=1", STEP.body)], ("v2", "current"))
-        assert world.refitter.log.get("refit-old-3").status == "succeeded"
-
-
-async def test_a_refit_without_proof_is_let_go_where_others_have_come_since() -> None:
-    async with refit_world() as world:
-        group = Group(target="v3", sequence=2, raised={"v2": 1, "v3": 2}, raised_by="report-1")
-        world.fleet.apply(LedgerRestored({"m": group}))
-        _remember(world, "a")
-        world.refitter.restore([_unproven("refit-old-3")], within_s=5.0)
-        _answer(world, "a")
-        await settle()
-        assert (world.loads.sent, world.shelf.kept["refit-old-3"].is_open) == ([], False)
-        assert world.refitter.log.get("refit-old-3").status == "succeeded"
-
-
-async def test_a_refit_is_kept_until_the_checksums_of_its_weights_are_known() -> None:
-    async with refit_world("a") as world:
-        told = asyncio.Event()
-
-        async def known(group: str, version: str) -> None:
-            await told.wait()
-
-        world.refitter.updates.known = known  # type: ignore[method-assign]
-        world.fleet.pool.ledger.note_checksums = lambda *_: None  # type: ignore[method-assign]
-        refit = (await world.run("v1")).refit
-        assert refit is not None
-        kept = world.shelf.kept[refit]
-        assert (kept.is_open, world.refitter.log.get(refit).status) == (True, "succeeded")
-        told.set()
-        await world.until(lambda: not world.shelf.kept[refit].is_open)
 
 
 async def test_refits_that_were_over_are_remembered_and_not_repeated() -> None:

@@ -1018,6 +1018,77 @@ def test_after_a_first_refit_that_nobody_saw_end_no_remembered_worker_passes_for
         assert (shown(worker), standing(worker)) == (("suspect", Unversioned.SUSPECT), Standing.AWAY)
 
 
+def taken_up(fleet: Fleet, version: str, kind: StepKind) -> None:
+    """A refit of an earlier run is remembered that the ledger did not know of yet."""
+    opened = ev.RefitOpened(frozenset({"m"}), "refit-old", version, Mode.DRAIN, step(version, kind), dormant=True)
+    fleet.apply(opened)
+
+
+def test_a_remembered_refit_may_have_reached_anybody_also_where_the_ledger_did_not_know_of_it() -> None:
+    fleet = remembered()
+    restore(fleet, "a")
+    taken_up(fleet, "2", StepKind.TENSOR)
+    fleet.apply(ev.RefitClosed("refit-old"))
+    appear(fleet, "a")
+    assert fleet.pool.resync_plan(fleet.worker("a")).steps == (step("1"),)
+    fleet = fleet_of()
+    worker = restore(fleet, "a")
+    taken_up(fleet, "1", StepKind.TENSOR)
+    fleet.apply(ev.RefitClosed("refit-old"))
+    appear(fleet, "a")
+    assert (shown(worker), standing(worker)) == (("suspect", Unversioned.SUSPECT), Standing.AWAY)
+
+
+def test_while_a_remembered_lora_waits_the_workers_are_brought_to_what_it_is_set_on_and_serve_nobody() -> None:
+    fleet = remembered()
+    worker = restore(fleet, "a")
+    fleet.pool.ledger.group("m").rebased = True
+    taken_up(fleet, "2", StepKind.SET_LORA)
+    appear(fleet, "a")
+    assert not fleet.pool.takes(worker, "refit-old")
+    assert fleet.pool.resync_plan(worker).steps == (step("1"),)
+    succeed(fleet, "a")
+    assert (worker.loaded, standing(worker), fleet.pool.takes(worker, "refit-old")) == ("1", Standing.COMING, True)
+    assert worker.weights_reason == "a refit to '2' is under way"
+
+
+def test_while_a_remembered_checkpoint_waits_nobody_is_brought_to_what_it_replaces() -> None:
+    fleet = remembered()
+    worker = restore(fleet, "a")
+    taken_up(fleet, "2", StepKind.DISK)
+    appear(fleet, "a")
+    assert (worker.state, worker.mends) == (WorkerState.ACTIVE, True)
+    assert fleet.pool.takes(worker, "refit-old")
+
+
+def test_after_a_first_refit_that_reached_nobody_every_remembered_worker_has_what_it_started_with() -> None:
+    old = fleet_of("x", "y")
+    busy = old.ask()
+    refit_id = begin(old, "1", StepKind.TENSOR)
+    ask(old, busy.got, refit_id, "1")
+    old.apply(ev.SleepRequested(worker_id(busy.got)))
+    old.apply(ev.RefitClosed(refit_id))
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
+    assert shown(worker) == ("active", Unversioned.BASE)
+
+
+@pytest.mark.parametrize("unchanged", [True, None])
+def test_after_a_first_refit_that_was_refused_it_is_known_whether_it_left_anything(*, unchanged: bool | None) -> None:
+    old = fleet_of("x")
+    refit_id = begin(old, "1")
+    ask(old, "x", refit_id, "1")
+    refuse(old, "x", unchanged=unchanged)
+    old.apply(ev.RefitClosed(refit_id))
+    fleet = fleet_of()
+    fleet.apply(ev.LedgerRestored(old.pool.ledger.groups))
+    worker = restore(fleet, "a")
+    appear(fleet, "a")
+    assert worker.loaded is (Unversioned.BASE if unchanged else Unversioned.SUSPECT)
+
+
 def test_a_remembered_refit_under_way_keeps_its_fence_until_it_is_taken_up() -> None:
     old = fleet_of("x")
     refit(old, "1", "x")

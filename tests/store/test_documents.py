@@ -57,6 +57,6 @@ def test_the_examples_fill_every_field() -> None:
             "tainted", "rebased", "held",
         },
         Step: {"kind", "version", "target", "headers", "body", "modules", "self_contained"},
-        # The last two are found anew when the refit is opened again.
-        OpenRefit: {"refit_id", "version", "mode", "step", "admit_new", "builds_on", "base"},
+        # The last three are found anew when the refit is opened again.
+        OpenRefit: {"refit_id", "version", "mode", "step", "admit_new", "dormant", "builds_on", "base"},
     }  # fmt: skip

@@ -104,12 +104,6 @@ class Baselines:
             await asyncio.wait({self._asking[key].task}, timeout=self._check_limit_s)
         return self._fleet.pool.ledger.expected(group, loaded)
 
-    async def settled(self, group: str, loaded: Loaded) -> None:
-        """Wait until nobody is being asked for what `loaded` names."""
-        question = self._asking.get((group, loaded))
-        if question is not None:
-            await asyncio.wait({question.task})
-
     async def learn(self, group: str, loaded: Loaded) -> Checksums | None:
         """Give the checksums of what `loaded` names, and ask those that have it if nobody knows."""
         key = (group, loaded)

@@ -91,6 +91,10 @@ class RefitRecord:
         """Say that it is under way again."""
         self.status, self.reason, self.ended_at = "open", "", None
 
+    def wait_on(self, reason: str) -> None:
+        """Say what it waits for."""
+        self.reason = reason
+
     def end(self, status: Status, reason: str = "") -> None:
         """Say what became of the whole."""
         self.status, self.reason, self.ended_at = status, reason, _now()
@@ -111,19 +115,15 @@ class RefitRecord:
             workers=list(self.rows.values()),
         )
 
-    def saved(self, plan: Plan, *, to_repeat: bool = False) -> SavedRefit:
-        """Give what is to outlive the router.
-
-        Args:
-            to_repeat: have it sent again after a restart although it is over.
-        """
+    def saved(self, plan: Plan) -> SavedRefit:
+        """Give what is to outlive the router."""
         return SavedRefit(
             refit_id=self.refit_id,
             document=self.view().model_dump_json(),
             groups=plan.groups,
             version=plan.version,
             mode=plan.pace.mode,
-            is_open=to_repeat or self.ended_at is None,
+            is_open=self.ended_at is None,
             step=plan.step,
             admit_new=plan.pace.admit_new,
             drain_limit_s=plan.drain_limit_s,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from itertools import count
 
 import structlog
@@ -14,7 +15,7 @@ from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.plan import Choose, Plan, Refit, caution, groups_of, sort_out
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.refit_log import NoShelf, RefitLog, RefitRecord, Shelf, Status
-from sglang_diffusion_routing.control.resume import is_last, may_repeat, refit_of, until_probed
+from sglang_diffusion_routing.control.resume import Resumption, refit_of, until_probed
 from sglang_diffusion_routing.control.transaction import Transaction
 from sglang_diffusion_routing.control.turns import Turns
 from sglang_diffusion_routing.control.updates import Update, Updates
@@ -22,7 +23,7 @@ from sglang_diffusion_routing.control.worker_api import Answer, Ended, WorkerApi
 from sglang_diffusion_routing.core.events import RefitClosed
 from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.worker import Worker
-from sglang_diffusion_routing.errors import NoEligibleWorker, RouterError
+from sglang_diffusion_routing.errors import NoEligibleWorker, RouterError, TooManyRefits
 from sglang_diffusion_routing.schemas import FanOutReply
 from sglang_diffusion_routing.store import SavedRefit
 from sglang_diffusion_routing.tasks import Tasks
@@ -129,36 +130,51 @@ class Refitter:
         What cannot be sent again is over; the workers that it was for get no work before they have been looked at.
         """
         record, refit = self.log.get(saved.refit_id), refit_of(saved)
-        if record.ended_at is not None and not is_last(self._fleet.pool.ledger, saved):
-            # It was kept for want of a proof of its weights, and others have come since.
-            if refit is not None:
-                refit.outgoing.body.close()
-            self._shelf.put_refit(record.closed(saved))
-            return
+        resumption = Resumption.of(self._fleet, saved)
         if refit is None:
-            record.end("interrupted", "the router ended in the middle of it, and it cannot be sent again")
             _log.error("refit_interrupted", refit=saved.refit_id, version=saved.version)
-            self._fleet.apply(RefitClosed(saved.refit_id))
-            self._shelf.put_refit(record.closed(saved))
+            self._give_up(saved, record, "the router ended in the middle of it, and it cannot be sent again")
             return
         _log.warning("refit_resumed", refit=saved.refit_id, version=saved.version)
         record.go_on()
-        self._tasks.spawn(self._resume(saved, record, refit, within_s), name="refit resumed", on_error=_unless_told)
+        going_on = self._resume(saved, record, refit, resumption, within_s)
+        self._tasks.spawn(going_on, name="refit resumed", on_error=_unless_told)
 
-    async def _resume(self, saved: SavedRefit, record: RefitRecord, refit: Refit, within_s: float) -> None:
-        def choose() -> list[Worker]:
-            return [worker for worker in self._fleet.pool.workers.values() if worker.weight_group in record.groups]
-
-        def answers() -> Awaitable[None]:
-            return until_probed(self._fleet, within_s)
-
+    async def _resume(
+        self, saved: SavedRefit, record: RefitRecord, refit: Refit, resumption: Resumption, within_s: float
+    ) -> None:
+        """Have its turn before all that is asked for from now on; where no worker can take it, let others go ahead."""
         with refit.outgoing.body:
-            try:
-                await self._carry_out(record, choose, refit, first=answers)
-            except RouterError:
-                # Fence and request were remembered, and nobody else lets go of them.
-                self._fleet.apply(RefitClosed(record.refit_id))
-                self._shelf.put_refit(record.closed(saved))
+            async with self.turns.of(record.groups):
+                await until_probed(self._fleet, within_s)
+                over = await self._go_on(saved, record, refit, resumption)
+            while not over:
+                await resumption.until_worth_a_try()
+                with suppress(TooManyRefits):
+                    async with self.turns.of(record.groups):
+                        over = await self._go_on(saved, record, refit, resumption)
+
+    async def _go_on(self, saved: SavedRefit, record: RefitRecord, refit: Refit, resumption: Resumption) -> bool:
+        """Take it up if a worker can take it, and tell whether it is over."""
+        if resumption.overtaken:
+            self._give_up(saved, record, "other weights came before a worker could be sent it again")
+            return True
+        resumption.reopen()
+        if not resumption.can_go_on:
+            record.wait_on("it is sent again as soon as a worker can take it")
+            return False
+        record.go_on()
+        try:
+            await self._transact(record, resumption.workers, refit, None)
+        except RouterError as error:
+            self._give_up(saved, record, error.message, status="failed")
+        return True
+
+    def _give_up(self, saved: SavedRefit, record: RefitRecord, why: str, *, status: Status = "interrupted") -> None:
+        """Let go of a refit of an earlier run: its fence and its request were remembered, and nobody else does."""
+        record.end(status, why)
+        self._fleet.apply(RefitClosed(saved.refit_id))
+        self._shelf.put_refit(record.closed(saved))
 
     # All of them.
 
@@ -168,18 +184,14 @@ class Refitter:
         choose: Choose,
         refit: Refit,
         bracket: Bracket | None = None,
-        *,
-        first: Callable[[], Awaitable[None]] | None = None,
     ) -> FanOutReply:
         """Do it when its turn has come, and write down what became of it.
 
         Args:
-            bracket: gives the weights in parts. first: is waited for once its turn has come.
+            bracket: gives the weights in parts.
         """
         try:
             async with self.turns.of(record.groups):
-                if first is not None:
-                    await first()
                 return await self._transact(record, choose, refit, bracket)
         except RouterError as error:
             if record.status == "waiting":
@@ -208,6 +220,7 @@ class Refitter:
         try:
             await transaction.run(eligible, skips)
         except Exception:
+            # Whatever it was, nobody else would end the record, and the next run would send the refit again.
             record.end("failed", "the router failed; its log says why")
             await self._put(record, plan)
             raise
@@ -235,10 +248,7 @@ class Refitter:
         good, asked = transaction.updated, len(transaction.rows)
         status: Status = "failed" if not good else "succeeded" if good == asked else "partial"
         record.end(status, fault)
-        to_prove = good > 0 and may_repeat(transaction.plan.step) and not self._is_proven(transaction.plan)
-        await self._put(record, transaction.plan, to_repeat=to_prove)
-        if to_prove:
-            self._tasks.spawn(self._let_go(record, transaction.plan), name="refit proven")
+        await self._put(record, transaction.plan)
         version = transaction.plan.version
         _log.info("refit_ended", refit=record.refit_id, version=version, updated=good, failed=asked - good)
         if not asked:
@@ -247,22 +257,9 @@ class Refitter:
         if good and counted:
             self._counted = max(self._counted, int(version))
 
-    async def _let_go(self, record: RefitRecord, plan: Plan) -> None:
-        """Keep the request until it is known what the new weights hash to.
-
-        A router that starts again knows its workers by that; until then it would have to send them the refit once more.
-        """
-        for group in plan.groups:
-            await self.updates.known(group, plan.version)
-        self._shelf.put_refit(record.saved(plan))
-
-    def _is_proven(self, plan: Plan) -> bool:
-        ledger = self._fleet.pool.ledger
-        return all(ledger.expected(group, plan.version) is not None for group in plan.groups)
-
-    async def _put(self, record: RefitRecord, plan: Plan, *, to_repeat: bool = False) -> None:
+    async def _put(self, record: RefitRecord, plan: Plan) -> None:
         """Wait until the disk has it, in vain where it takes nothing: the store says so, and the refit goes on."""
-        self._shelf.put_refit(record.saved(plan, to_repeat=to_repeat))
+        self._shelf.put_refit(record.saved(plan))
         await self._shelf.flush()
 
     def _next_number(self, groups: Iterable[str]) -> int:

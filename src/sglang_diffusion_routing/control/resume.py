@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sglang_diffusion_routing.control.broadcast import Outgoing
 from sglang_diffusion_routing.control.parameters import Pace
-from sglang_diffusion_routing.control.plan import Refit
+from sglang_diffusion_routing.control.plan import Refit, sort_out
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.spool import Spool
+from sglang_diffusion_routing.core.events import RefitOpened
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.state import Health
-from sglang_diffusion_routing.core.weights import Ledger
-from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S
+from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Worker
 from sglang_diffusion_routing.store import SavedRefit
 
 _IDEMPOTENT = frozenset({StepKind.DISK, StepKind.SET_LORA})
 """Loading the same files twice changes nothing; a merge on top of a merge does, and tensors are gone."""
 
 _LOOK_AGAIN_S = 0.05
+
+_TRY_AGAIN_S = 0.25
+"""How late a worker is noticed that a resumed refit has waited for."""
 
 
 def may_repeat(step: Step) -> bool:
@@ -43,15 +48,6 @@ def refit_of(saved: SavedRefit) -> Refit | None:
     )
 
 
-def is_last(ledger: Ledger, saved: SavedRefit) -> bool:
-    """Tell whether no other refit has come after it in any of its groups."""
-    groups = [ledger.group(name) for name in saved.groups]
-    return all(
-        group.raised_by == saved.refit_id or (group.open is not None and group.open.refit_id == saved.refit_id)
-        for group in groups
-    )
-
-
 async def until_probed(fleet: Fleet, within_s: float) -> None:
     """Wait until every worker has answered its first probe or failed it, but no longer than that."""
     deadline_s = asyncio.get_running_loop().time() + within_s
@@ -59,3 +55,56 @@ async def until_probed(fleet: Fleet, within_s: float) -> None:
         if asyncio.get_running_loop().time() >= deadline_s:
             return
         await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A refit that waits for a worker that can take it.
+
+    Its groups stay fenced meanwhile, and the router brings their workers to what the refit builds on.
+
+    sequences: how often the targets of its groups had been raised when it was taken up.
+    """
+
+    fleet: Fleet
+    saved: SavedRefit
+    sequences: Mapping[str, int]
+
+    @classmethod
+    def of(cls, fleet: Fleet, saved: SavedRefit) -> Resumption:
+        """Take up a refit: from now on it is known that it may have reached any worker."""
+        ledger = fleet.pool.ledger
+        resumption = cls(fleet, saved, {name: ledger.group(name).sequence for name in saved.groups})
+        resumption.reopen()
+        return resumption
+
+    def reopen(self) -> None:
+        """Have its groups fenced by it."""
+        saved = self.saved
+        if saved.step is not None:
+            refit_id, version, mode = saved.refit_id, saved.version, saved.mode
+            opened = RefitOpened(saved.groups, refit_id, version, mode, saved.step, saved.admit_new, dormant=True)
+            self.fleet.apply(opened)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether other weights have come to one of its groups since."""
+        ledger = self.fleet.pool.ledger
+        return any(ledger.group(name).sequence != sequence for name, sequence in self.sequences.items())
+
+    def workers(self) -> list[Worker]:
+        """Give those that it is for."""
+        return [worker for worker in self.fleet.pool.workers.values() if worker.weight_group in self.saved.groups]
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is a worker that can be refit, and has what the refit builds on."""
+        eligible, _ = sort_out(self.workers(), self.saved.groups)
+        return any(self.fleet.pool.takes(worker, self.saved.refit_id) for worker in eligible)
+
+    async def until_worth_a_try(self) -> None:
+        """Wait until it can go on, or has been overtaken; with a sleeping fleet that may take as long as it likes."""
+        while True:
+            await asyncio.sleep(_TRY_AGAIN_S)
+            if self.overtaken or self.can_go_on:
+                return

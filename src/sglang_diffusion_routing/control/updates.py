@@ -56,10 +56,6 @@ class Updates:
         """Find out whether a worker that refused still has what it had."""
         return Update(answer, await self._baselines.still_holds(worker, worker.weight_group or "", before))
 
-    async def known(self, group: str, version: str) -> None:
-        """Wait until it is known what `version` hashes to, or that this cannot be had."""
-        await self._baselines.settled(group, version)
-
     def loaded(self, worker: Worker, version: str) -> None:
         """Have the new weights' checksums taken while the worker serves; comes before its success is reported."""
         self._baselines.take_new(worker, worker.weight_group or "", version)

@@ -50,6 +50,8 @@ class RefitOpened:
     """A refit of these weight groups has begun.
 
     Until it has ended nobody of them serves what it had, but for a rolling one, and the router mends nobody itself.
+
+    dormant: it is remembered from an earlier run of the router, and goes on when a worker can take it.
     """
 
     groups: frozenset[str]
@@ -58,6 +60,7 @@ class RefitOpened:
     mode: Mode
     step: Step
     admit_new: bool = False
+    dormant: bool = False
 
 
 @dataclass(frozen=True, slots=True)

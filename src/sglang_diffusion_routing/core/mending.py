@@ -42,12 +42,17 @@ class Mending(Transitions):
     # The fleet's refits.
 
     def _open(self, event: ev.RefitOpened) -> None:
-        refit = OpenRefit(event.refit_id, event.version, event.mode, event.step, event.admit_new)
+        refit = OpenRefit(event.refit_id, event.version, event.mode, event.step, event.admit_new, event.dormant)
         self.ledger.begin(event.groups, refit)
         self._judge_groups(event.groups)
 
     def _close(self, event: ev.RefitClosed) -> None:
-        self._judge_groups(self.ledger.end(event.refit_id))
+        ended = self.ledger.end(event.refit_id)
+        for name in ended:
+            workers = (worker for worker in self._workers.values() if worker.weight_group in {name, None})
+            if all(worker.loaded is Unversioned.BASE for worker in workers):
+                self.ledger.clear(name)
+        self._judge_groups(ended)
 
     def _judge_groups(self, groups: frozenset[str] | set[str]) -> None:
         for worker in self._workers.values():

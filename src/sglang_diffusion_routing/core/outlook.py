@@ -57,7 +57,7 @@ def outlook(ledger: Ledger, worker: Worker, *, resync: bool) -> Outlook:
     if name is None:
         return Outlook("it has not said yet what it serves", mends=True)
     group = ledger.group(name)
-    if group.open is not None:
+    if group.open is not None and (worker.loaded == group.wanted or not ledger.mends(name)):
         return Outlook(f"a refit to {group.open.version!r} is under way", mends=True)
     fresh = not worker.resync_failures
     if group.unproven:

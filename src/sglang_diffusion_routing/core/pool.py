@@ -28,6 +28,15 @@ class Pool(News):
         super().__init__(limits, drain_limit_s, resync=resync)
         self._incarnations = 0
 
+    def takes(self, worker: Worker, refit_id: str | None) -> bool:
+        """Tell whether a refit that builds on other weights comes upon these."""
+        loaded = worker.loaded
+        unknown = loaded in (Unversioned.SUSPECT, Unversioned.OTHER)
+        known = not unknown and not (loaded is Unversioned.UNCHECKED and worker.restored)
+        return self.ledger.allows(
+            worker.weight_group or "", refit_id, loaded, known=known, lora_only=unknown and worker.lora_only
+        )
+
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take in what happened and say what is to be done.
 
@@ -170,7 +179,7 @@ class Pool(News):
                 state=worker.state.value,
                 asked=Trigger.REFIT.value,
             )
-        if not self._had_the_base(worker, event.refit_id):
+        if not self.takes(worker, event.refit_id):
             raise Conflict(
                 f"{worker.worker_id} does not have the weights that this refit builds on",
                 worker=worker.worker_id,
@@ -238,7 +247,7 @@ class Pool(News):
         match event:
             case ev.CommandSucceeded() if order.resync:
                 self._resynced(worker, order)
-            case ev.CommandSucceeded() if order.version is not None and self._had_the_base(worker, order.refit_id):
+            case ev.CommandSucceeded() if order.version is not None and self.takes(worker, order.refit_id):
                 group, before = worker.weight_group or "", worker.loaded
                 self._load(worker, order.version, order.refit_id)
                 if self.ledger.may_differ(group, order.refit_id, before):
@@ -257,12 +266,3 @@ class Pool(News):
                 lora_only = self.ledger.is_lora(worker.weight_group or "", order.refit_id, worker.loaded)
                 self._load(worker, Unversioned.SUSPECT, None)
                 worker.lora_only = lora_only
-
-    def _had_the_base(self, worker: Worker, refit_id: str | None) -> bool:
-        """Tell whether a refit that builds on other weights comes upon these."""
-        loaded = worker.loaded
-        unknown = loaded in (Unversioned.SUSPECT, Unversioned.OTHER)
-        known = not unknown and not (loaded is Unversioned.UNCHECKED and worker.restored)
-        return self.ledger.allows(
-            worker.weight_group or "", refit_id, loaded, known=known, lora_only=unknown and worker.lora_only
-        )

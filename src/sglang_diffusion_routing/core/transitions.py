@@ -162,6 +162,7 @@ class Transitions(Roster):
         if order.resync:
             self._commands.append(do.ResyncWeights(worker.worker_id, worker.command_id))
         elif order.refit_id is not None:
+            self.ledger.reach(worker.weight_group or "")
             self._commands.append(do.UpdateWeights(worker.worker_id, worker.command_id, order.refit_id))
 
     def _join(self, worker: Worker, order: Order) -> None:

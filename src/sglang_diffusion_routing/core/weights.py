@@ -52,6 +52,7 @@ class OpenRefit:
     """A refit under way in a group.
 
     admit_new: of a rolling one, whether only the new version serves as soon as there is one.
+    dormant: it is remembered from an earlier run of the router, and no worker has been able to take it since.
     builds_on, base: the group's recipe and target when it began.
     """
 
@@ -60,6 +61,7 @@ class OpenRefit:
     mode: Mode
     step: Step
     admit_new: bool = False
+    dormant: bool = False
     builds_on: Recipe = field(default_factory=Recipe)
     base: Loaded = Unversioned.BASE
 
@@ -82,8 +84,8 @@ class Group:
     recipe: how a fresh process is brought to the target.
     checksums: what the first worker that had each version reported.
     unproven: the target is remembered from an earlier run of the router, and no worker has been seen to have it.
-    tainted: a refit has begun while there was no target, and may have reached workers that did not say so.
-    rebased: a refit of anything else than a LoRA has begun, so that workers may differ in more than their LoRA.
+    tainted: a refit has reached workers while there was no target, and may have left something there.
+    rebased: a refit of anything else than a LoRA has reached workers: they may differ in more than their LoRA.
     held: a registered worker has the target; of a remembered one, whether that was so when the router ended.
     """
 
@@ -99,6 +101,11 @@ class Group:
     tainted: bool = False
     rebased: bool = False
     held: bool = False
+
+    @property
+    def wanted(self) -> Loaded:
+        """What its workers should have."""
+        return Unversioned.BASE if self.target is None else self.target
 
 
 class Ledger:
@@ -124,7 +131,7 @@ class Ledger:
         """Take over what an earlier run of the router knew: no target counts until a worker has proven it."""
         for name, group in groups.items():
             checksums = group.checksums
-            if group.target is None and not group.tainted:
+            if group.target is None and not group.tainted and group.open is None:
                 # Whatever its workers start with now may be another model.
                 checksums = {}
             self._groups[name] = replace(
@@ -136,16 +143,30 @@ class Ledger:
                 held=group.held and group.open is None,
             )
             self.changed.add(name)
+            self.reach(name)
 
     def begin(self, groups: Collection[str], refit: OpenRefit) -> None:
         """Note that a refit is under way in these groups."""
         for name in groups:
             group = self._record(name)
-            base: Loaded = Unversioned.BASE if group.target is None else group.target
-            group.open = replace(refit, builds_on=group.recipe, base=base)
-            group.held = group.held and not group.unproven
-            group.tainted = group.tainted or group.target is None
-            group.rebased = group.rebased or refit.step.kind is not StepKind.SET_LORA
+            group.open = replace(refit, builds_on=group.recipe, base=group.wanted)
+            if refit.dormant:
+                group.held = False
+                self.reach(name)
+
+    def reach(self, name: str) -> None:
+        """Note that the refit under way is about to reach a worker of the group, or may have done so."""
+        refit, group = self.group(name).open, self.group(name)
+        tainted = group.tainted or (refit is not None and group.target is None)
+        rebased = group.rebased or (refit is not None and refit.step.kind is not StepKind.SET_LORA)
+        if (tainted, rebased) != (group.tainted, group.rebased):
+            group = self._record(name)
+            group.tainted, group.rebased = tainted, rebased
+
+    def clear(self, name: str) -> None:
+        """Note that every worker of the group is known to have what it started with."""
+        if self.group(name).tainted:
+            self._record(name).tainted = False
 
     def allows(self, name: str, refit_id: str | None, loaded: Loaded, *, known: bool, lora_only: bool) -> bool:
         """Tell whether the refit under way brings a worker that has `loaded` to what it brings the others to.
@@ -176,6 +197,16 @@ class Ledger:
         if loaded is Unversioned.UNCHECKED and any(step.whole for step in steps):
             return True
         return steps[0].whole or self._replaces(name, steps[0], lora_only=lora_only)
+
+    def mends(self, name: str) -> bool:
+        """Tell whether the router may bring workers of the group to its target by itself.
+
+        Not while a refit is under way. One that no worker can take yet leaves it to that, if it builds on the target.
+        """
+        refit = self.group(name).open
+        if refit is None:
+            return True
+        return refit.dormant and not refit.step.whole and not self._replaces(name, refit.step, lora_only=False)
 
     def _replaces(self, name: str, step: Step, *, lora_only: bool) -> bool:
         """Tell whether a step undoes all that workers can differ in, which is only their LoRA."""
@@ -217,11 +248,12 @@ class Ledger:
         elif group.raised_by == refit_id:
             proven, group.unproven = group.unproven, False
             return proven
-        before: Loaded = Unversioned.BASE if group.target is None else group.target
+        before = group.wanted
         under_way = group.open if group.open is not None and group.open.refit_id == refit_id else None
         group.sequence += 1
         group.raised_by = refit_id
         group.unproven = False
+        group.rebased = group.rebased or (under_way is not None and under_way.step.kind is not StepKind.SET_LORA)
         group.checksums.pop(version, None)
         if under_way is not None and not under_way.fences and not under_way.admit_new and before != version:
             group.previous = before
