@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -13,16 +13,16 @@ from typing_extensions import Unpack
 
 from sglang_diffusion_routing.client import control, operations, replies
 from sglang_diffusion_routing.client.async_jobs import AsyncJobs
+from sglang_diffusion_routing.client.async_transport import AsyncTransport
 from sglang_diffusion_routing.client.batches import Batch, Done, Tally
-from sglang_diffusion_routing.client.errors import ClientError, Unreachable
-from sglang_diffusion_routing.client.exchange import NO_ANSWER, Answer, Fetch, Operation, Send, Step, T
+from sglang_diffusion_routing.client.errors import ClientError
+from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.settings import (
     CONCURRENCY,
     DEFAULT_URL,
     Access,
     Options,
     RolloutRequest,
-    answer_of,
     files_of,
     numbered,
 )
@@ -45,17 +45,15 @@ class AsyncClient:
     def __init__(
         self, url: str = DEFAULT_URL, *, http: httpx2.AsyncClient | None = None, **options: Unpack[Options]
     ) -> None:
-        self._access = Access(url, **options)
-        self.retry = self._access.retry
-        self._owns_http = http is None
-        self._http = httpx2.AsyncClient(**self._access.options()) if http is None else http
-        self.videos = AsyncJobs(self, "videos")
-        self.meshes = AsyncJobs(self, "meshes")
+        access = Access(url, **options)
+        self._retry = access.retry
+        self._transport = AsyncTransport(access, http)
+        self.videos = AsyncJobs(self._transport, "videos", access.retry)
+        self.meshes = AsyncJobs(self._transport, "meshes", access.retry)
 
     async def aclose(self) -> None:
         """Close the connections, if they are its own."""
-        if self._owns_http:
-            await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,7 +71,7 @@ class AsyncClient:
                 num_inference_steps, rollout_return_dit_trajectory, rollout_sde_type, ...
         """
         body = {"prompt": prompt, "seed": seed, **request}
-        return await self.run(operations.rollout(body, terms, self.retry))
+        return await self._transport.run(operations.rollout(body, terms, self._retry))
 
     async def rollout_many(
         self,
@@ -102,7 +100,7 @@ class AsyncClient:
             ended: replies.Rollout | ClientError
             async with room:
                 try:
-                    ended = await self.run(operations.rollout(body, own, self.retry))
+                    ended = await self._transport.run(operations.rollout(body, own, self._retry))
                 except ClientError as error:
                     ended = error
             done = tally.add(index, ended)
@@ -119,12 +117,12 @@ class AsyncClient:
     ) -> replies.Generation:
         """Make one sample by the native route of older workers; `get_latents` and `get_log_probs` ask for its path."""
         body = {"prompt": prompt, "seed": seed, **request}
-        return await self.run(operations.generation(body, terms, self.retry))
+        return await self._transport.run(operations.generation(body, terms, self._retry))
 
     async def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> replies.Images:
         """Make images: size, n, seed, response_format, ... as in OpenAI's API."""
         body = {"response_format": "b64_json", "prompt": prompt, **request}
-        return await self.run(operations.images(body, terms, self.retry))
+        return await self._transport.run(operations.images(body, terms, self._retry))
 
     async def edit_images(
         self, prompt: str, images: Sequence[str | Path], *, terms: Terms = NO_TERMS, **request: Any
@@ -135,7 +133,7 @@ class AsyncClient:
             "prompt": prompt,
             **{name: str(value) for name, value in request.items()},
         }
-        return await self.run(operations.edits(form, files_of(images), terms, self.retry))
+        return await self._transport.run(operations.edits(form, files_of(images), terms, self._retry))
 
     # The fleet.
 
@@ -156,7 +154,7 @@ class AsyncClient:
             FanOutFailed: not every worker has it, and `partial_ok` is not set. Those without get no work.
         """
         send = control.refit(model_path, weight_version, mode, target_modules, timeout_s, selector)
-        return await self.run(operations.fan_out("refit", send, partial_ok=partial_ok), control=True)
+        return await self._transport.run(operations.fan_out("refit", send, partial_ok=partial_ok), control=True)
 
     async def set_lora(
         self,
@@ -174,7 +172,7 @@ class AsyncClient:
             FanOutFailed: as for `refit`.
         """
         send = control.set_lora(lora_nickname, lora_path, weight_version, mode, more)
-        return await self.run(operations.fan_out("set_lora", send, partial_ok=partial_ok), control=True)
+        return await self._transport.run(operations.fan_out("set_lora", send, partial_ok=partial_ok), control=True)
 
     async def sleep(
         self, *, selector: str | None = None, timeout_s: float | None = None, partial_ok: bool = False
@@ -185,7 +183,7 @@ class AsyncClient:
             FanOutFailed: not every worker has.
         """
         send = control.sleep(selector, timeout_s)
-        return await self.run(operations.fan_out("sleep", send, partial_ok=partial_ok), control=True)
+        return await self._transport.run(operations.fan_out("sleep", send, partial_ok=partial_ok), control=True)
 
     async def wake(self, *, selector: str | None = None, partial_ok: bool = False) -> dict[str, Any]:
         """Have the workers take their memory back.
@@ -193,7 +191,9 @@ class AsyncClient:
         Raises:
             FanOutFailed: not every worker has.
         """
-        return await self.run(operations.fan_out("wake", control.wake(selector), partial_ok=partial_ok), control=True)
+        return await self._transport.run(
+            operations.fan_out("wake", control.wake(selector), partial_ok=partial_ok), control=True
+        )
 
     @asynccontextmanager
     async def paused(self, timeout_s: float | None = None) -> AsyncIterator[None]:
@@ -202,20 +202,20 @@ class AsyncClient:
         Args:
             timeout_s: after which the router goes on by itself, should this process die.
         """
-        await self.run(operations.call(control.pause(timeout_s)), control=True)
+        await self.pause(timeout_s)
         try:
             yield
         finally:
-            await self.run(operations.call(control.resume()), control=True)
+            await self.resume()
 
     async def abort(self, *, group: str | None = None, request_id: str | None = None) -> int:
         """Drop what waits, of a group, of one name or all, and say how many requests that was."""
-        reply = await self.run(operations.call(control.abort(group, request_id)), control=True)
+        reply = await self._transport.run(operations.call(control.abort(group, request_id)), control=True)
         return int(reply["aborted"])
 
     async def checksums(self, *, selector: str | None = None) -> dict[str, Any]:
         """Give the checksums of every worker, and whether they are `consistent`."""
-        return await self.run(
+        return await self._transport.run(
             operations.fan_out("checksums", control.checksums(selector), partial_ok=True), control=True
         )
 
@@ -229,65 +229,22 @@ class AsyncClient:
 
     async def health(self) -> dict[str, Any]:
         """Give the router's health, also when it is bad."""
-        return await self.run(operations.health())
+        return await self._transport.run(operations.health())
+
+    async def pause(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Hold the queue until `resume`, or for so long; `paused` does both."""
+        return await self._transport.run(operations.call(control.pause(timeout_s)), control=True)
+
+    async def resume(self) -> dict[str, Any]:
+        """Release the queue."""
+        return await self._transport.run(operations.call(control.resume()), control=True)
+
+    async def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Call a control route, with a JSON body if there is one, and give its JSON object."""
+        return await self._transport.run(operations.call(Send(method, path, json=body, params=params)), control=True)
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
         """Give the JSON object at a path of the router."""
-        return await self.run(operations.call(Send("GET", path, params=params or None)), control=True)
-
-    # How it is done.
-
-    async def run(self, operation: Operation[T], *, control: bool = False) -> T:
-        """Carry an operation out, step by step."""
-        answer: Answer = NO_ANSWER
-        try:
-            step = next(operation)
-            while True:
-                try:
-                    answer = await self._take(step, control=control)
-                except Unreachable as error:
-                    step = operation.throw(error)
-                else:
-                    step = operation.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            operation.close()
-
-    async def _take(self, step: Step, *, control: bool) -> Answer:
-        match step:
-            case Send():
-                return await self._send(step, control=control)
-            case Fetch():
-                return await self._fetch(step)
-            case _:
-                await asyncio.sleep(step.seconds)
-                return NO_ANSWER
-
-    async def _send(self, send: Send, *, control: bool) -> Answer:
-        try:
-            reply = await self._http.send(self._http.build_request(**self._access.arguments(send, control=control)))
-        except httpx2.TransportError as error:
-            raise Unreachable(f"{send.method} {send.path}: {error!r}") from error
-        return answer_of(reply, reply.content)
-
-    async def _fetch(self, fetch: Fetch) -> Answer:
-        send = fetch.send
-        request = self._http.build_request(**self._access.arguments(send, control=False))
-        try:
-            reply = await self._http.send(request, stream=True)
-            try:
-                if reply.status_code not in {200, 206}:
-                    return answer_of(reply, await reply.aread())
-                answer = answer_of(reply, b"")
-                sink, count = fetch.on_head(answer.status, answer.headers), 0
-                async for span in reply.aiter_raw():
-                    sink.write(span)
-                    count += len(span)
-                    fetch.on_bytes(count)
-                return answer
-            finally:
-                await reply.aclose()
-        except httpx2.TransportError as error:
-            raise Unreachable(f"{send.method} {send.path}: {error!r}") from error
+        return await self._transport.run(operations.call(Send("GET", path, params=params or None)), control=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing_extensions import Unpack
 
 from sglang_diffusion_routing.client import control, operations, replies
 from sglang_diffusion_routing.client.batches import Batch, Done, Tally
-from sglang_diffusion_routing.client.errors import ClientError, Unreachable
-from sglang_diffusion_routing.client.exchange import NO_ANSWER, Answer, Fetch, Operation, Send, Step, T
+from sglang_diffusion_routing.client.errors import ClientError
+from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.jobs import Jobs
 from sglang_diffusion_routing.client.settings import (
     CONCURRENCY,
@@ -23,11 +22,11 @@ from sglang_diffusion_routing.client.settings import (
     Access,
     Options,
     RolloutRequest,
-    answer_of,
     files_of,
     numbered,
 )
 from sglang_diffusion_routing.client.terms import NO_TERMS, Terms
+from sglang_diffusion_routing.client.transport import Transport
 
 
 class Client:
@@ -46,17 +45,15 @@ class Client:
     def __init__(
         self, url: str = DEFAULT_URL, *, http: httpx2.Client | None = None, **options: Unpack[Options]
     ) -> None:
-        self._access = Access(url, **options)
-        self.retry = self._access.retry
-        self._owns_http = http is None
-        self._http = httpx2.Client(**self._access.options()) if http is None else http
-        self.videos = Jobs(self, "videos")
-        self.meshes = Jobs(self, "meshes")
+        access = Access(url, **options)
+        self._retry = access.retry
+        self._transport = Transport(access, http)
+        self.videos = Jobs(self._transport, "videos", access.retry)
+        self.meshes = Jobs(self._transport, "meshes", access.retry)
 
     def close(self) -> None:
         """Close the connections, if they are its own."""
-        if self._owns_http:
-            self._http.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +71,7 @@ class Client:
                 num_inference_steps, rollout_return_dit_trajectory, rollout_sde_type, ...
         """
         body = {"prompt": prompt, "seed": seed, **request}
-        return self.run(operations.rollout(body, terms, self.retry))
+        return self._transport.run(operations.rollout(body, terms, self._retry))
 
     def rollout_many(
         self,
@@ -102,8 +99,8 @@ class Client:
             try:
                 for index, body in enumerate(bodies):
                     own = terms(index) if callable(terms) else terms
-                    work = operations.rollout(body, own, self.retry)
-                    running[threads.submit(self.run, work)] = index
+                    work = operations.rollout(body, own, self._retry)
+                    running[threads.submit(self._transport.run, work)] = index
                 for future in as_completed(running):
                     error = future.exception()
                     if error is not None and not isinstance(error, ClientError):
@@ -122,12 +119,12 @@ class Client:
     ) -> replies.Generation:
         """Make one sample by the native route of older workers; `get_latents` and `get_log_probs` ask for its path."""
         body = {"prompt": prompt, "seed": seed, **request}
-        return self.run(operations.generation(body, terms, self.retry))
+        return self._transport.run(operations.generation(body, terms, self._retry))
 
     def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> replies.Images:
         """Make images: size, n, seed, response_format, ... as in OpenAI's API."""
         body = {"response_format": "b64_json", "prompt": prompt, **request}
-        return self.run(operations.images(body, terms, self.retry))
+        return self._transport.run(operations.images(body, terms, self._retry))
 
     def edit_images(
         self, prompt: str, images: Sequence[str | Path], *, terms: Terms = NO_TERMS, **request: Any
@@ -138,7 +135,7 @@ class Client:
             "prompt": prompt,
             **{name: str(value) for name, value in request.items()},
         }
-        return self.run(operations.edits(form, files_of(images), terms, self.retry))
+        return self._transport.run(operations.edits(form, files_of(images), terms, self._retry))
 
     # The fleet.
 
@@ -159,7 +156,7 @@ class Client:
             FanOutFailed: not every worker has it, and `partial_ok` is not set. Those without get no work.
         """
         send = control.refit(model_path, weight_version, mode, target_modules, timeout_s, selector)
-        return self.run(operations.fan_out("refit", send, partial_ok=partial_ok), control=True)
+        return self._transport.run(operations.fan_out("refit", send, partial_ok=partial_ok), control=True)
 
     def set_lora(
         self,
@@ -177,7 +174,7 @@ class Client:
             FanOutFailed: as for `refit`.
         """
         send = control.set_lora(lora_nickname, lora_path, weight_version, mode, more)
-        return self.run(operations.fan_out("set_lora", send, partial_ok=partial_ok), control=True)
+        return self._transport.run(operations.fan_out("set_lora", send, partial_ok=partial_ok), control=True)
 
     def sleep(
         self, *, selector: str | None = None, timeout_s: float | None = None, partial_ok: bool = False
@@ -188,7 +185,7 @@ class Client:
             FanOutFailed: not every worker has.
         """
         send = control.sleep(selector, timeout_s)
-        return self.run(operations.fan_out("sleep", send, partial_ok=partial_ok), control=True)
+        return self._transport.run(operations.fan_out("sleep", send, partial_ok=partial_ok), control=True)
 
     def wake(self, *, selector: str | None = None, partial_ok: bool = False) -> dict[str, Any]:
         """Have the workers take their memory back.
@@ -196,7 +193,9 @@ class Client:
         Raises:
             FanOutFailed: not every worker has.
         """
-        return self.run(operations.fan_out("wake", control.wake(selector), partial_ok=partial_ok), control=True)
+        return self._transport.run(
+            operations.fan_out("wake", control.wake(selector), partial_ok=partial_ok), control=True
+        )
 
     @contextmanager
     def paused(self, timeout_s: float | None = None) -> Iterator[None]:
@@ -205,19 +204,21 @@ class Client:
         Args:
             timeout_s: after which the router goes on by itself, should this process die.
         """
-        self.run(operations.call(control.pause(timeout_s)), control=True)
+        self.pause(timeout_s)
         try:
             yield
         finally:
-            self.run(operations.call(control.resume()), control=True)
+            self.resume()
 
     def abort(self, *, group: str | None = None, request_id: str | None = None) -> int:
         """Drop what waits, of a group, of one name or all, and say how many requests that was."""
-        return int(self.run(operations.call(control.abort(group, request_id)), control=True)["aborted"])
+        return int(self._transport.run(operations.call(control.abort(group, request_id)), control=True)["aborted"])
 
     def checksums(self, *, selector: str | None = None) -> dict[str, Any]:
         """Give the checksums of every worker, and whether they are `consistent`."""
-        return self.run(operations.fan_out("checksums", control.checksums(selector), partial_ok=True), control=True)
+        return self._transport.run(
+            operations.fan_out("checksums", control.checksums(selector), partial_ok=True), control=True
+        )
 
     def workers(self) -> list[dict[str, Any]]:
         """Give the workers as the router sees them."""
@@ -229,65 +230,22 @@ class Client:
 
     def health(self) -> dict[str, Any]:
         """Give the router's health, also when it is bad."""
-        return self.run(operations.health())
+        return self._transport.run(operations.health())
+
+    def pause(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """Hold the queue until `resume`, or for so long; `paused` does both."""
+        return self._transport.run(operations.call(control.pause(timeout_s)), control=True)
+
+    def resume(self) -> dict[str, Any]:
+        """Release the queue."""
+        return self._transport.run(operations.call(control.resume()), control=True)
+
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, params: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Call a control route, with a JSON body if there is one, and give its JSON object."""
+        return self._transport.run(operations.call(Send(method, path, json=body, params=params)), control=True)
 
     def get(self, path: str, **params: str) -> dict[str, Any]:
         """Give the JSON object at a path of the router."""
-        return self.run(operations.call(Send("GET", path, params=params or None)), control=True)
-
-    # How it is done.
-
-    def run(self, operation: Operation[T], *, control: bool = False) -> T:
-        """Carry an operation out, step by step."""
-        answer: Answer = NO_ANSWER
-        try:
-            step = next(operation)
-            while True:
-                try:
-                    answer = self._take(step, control=control)
-                except Unreachable as error:
-                    step = operation.throw(error)
-                else:
-                    step = operation.send(answer)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            operation.close()
-
-    def _take(self, step: Step, *, control: bool) -> Answer:
-        match step:
-            case Send():
-                return self._send(step, control=control)
-            case Fetch():
-                return self._fetch(step)
-            case _:
-                time.sleep(step.seconds)
-                return NO_ANSWER
-
-    def _send(self, send: Send, *, control: bool) -> Answer:
-        try:
-            reply = self._http.send(self._http.build_request(**self._access.arguments(send, control=control)))
-        except httpx2.TransportError as error:
-            raise Unreachable(f"{send.method} {send.path}: {error!r}") from error
-        return answer_of(reply, reply.content)
-
-    def _fetch(self, fetch: Fetch) -> Answer:
-        send = fetch.send
-        request = self._http.build_request(**self._access.arguments(send, control=False))
-        try:
-            reply = self._http.send(request, stream=True)
-            try:
-                if reply.status_code not in {200, 206}:
-                    return answer_of(reply, reply.read())
-                answer = answer_of(reply, b"")
-                sink, count = fetch.on_head(answer.status, answer.headers), 0
-                for span in reply.iter_raw():
-                    sink.write(span)
-                    count += len(span)
-                    fetch.on_bytes(count)
-                return answer
-            finally:
-                reply.close()
-        except httpx2.TransportError as error:
-            raise Unreachable(f"{send.method} {send.path}: {error!r}") from error
+        return self._transport.run(operations.call(Send("GET", path, params=params or None)), control=True)

@@ -5,29 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sglang_diffusion_routing.client import operations
-from sglang_diffusion_routing.client.exchange import Operation, Send, T
+from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Job, Retry
 from sglang_diffusion_routing.client.settings import files_of
 from sglang_diffusion_routing.client.terms import NO_TERMS, Terms
-
-
-class Runner(Protocol):
-    """Carries operations out."""
-
-    @property
-    def retry(self) -> Retry: ...
-    def run(self, operation: Operation[T], *, control: bool = False) -> T: ...
+from sglang_diffusion_routing.client.transport import Transport
 
 
 class Jobs:
     """Work that outlives its request: videos, or meshes."""
 
-    def __init__(self, client: Runner, kind: str) -> None:
-        self._client = client
+    def __init__(self, transport: Transport, kind: str, retry: Retry) -> None:
+        self._transport = transport
         self._kind = kind
+        self._retry = retry
 
     def create(
         self,
@@ -44,19 +38,19 @@ class Jobs:
         """
         named = [(name, files_of([path])[0]) for name, path in (files or {}).items()]
         body = {"prompt": prompt, **request}
-        return self._client.run(operations.create_job(self._kind, body, named, terms, self._client.retry))
+        return self._transport.run(operations.create_job(self._kind, body, named, terms, self._retry))
 
     def retrieve(self, job_id: str) -> Job:
         """Give what the worker says of a job."""
-        return self._client.run(operations.call(Send("GET", operations.job_path(self._kind, job_id))))
+        return self._transport.run(operations.call(Send("GET", operations.job_path(self._kind, job_id))))
 
     def list(self, **params: str) -> Job:
         """Give a page of all workers' jobs: `data`, `first_id`, `last_id`, `has_more`; limit, after, order."""
-        return self._client.run(operations.call(Send("GET", f"/v1/{self._kind}", params=params or None)))
+        return self._transport.run(operations.call(Send("GET", f"/v1/{self._kind}", params=params or None)))
 
     def delete(self, job_id: str) -> Job:
         """Forget a job; its work goes on in the engine."""
-        return self._client.run(operations.call(Send("DELETE", operations.job_path(self._kind, job_id))))
+        return self._transport.run(operations.call(Send("DELETE", operations.job_path(self._kind, job_id))))
 
     def wait(
         self,
@@ -73,7 +67,7 @@ class Jobs:
             TookTooLong: it has not ended in time; it goes on.
         """
         told = on_progress or operations.told_nobody
-        return self._client.run(operations.wait_for_job(self._kind, job_id, told, poll_s, timeout_s, time.monotonic))
+        return self._transport.run(operations.wait_for_job(self._kind, job_id, told, poll_s, timeout_s, time.monotonic))
 
     def download(
         self,
@@ -84,6 +78,6 @@ class Jobs:
     ) -> Path:
         """Fetch a job's file, going on where an earlier call stopped; `on_bytes` is told how many of how many."""
         path = operations.job_path(self._kind, job_id, "/content")
-        return self._client.run(
-            operations.download(path, Path(target), self._client.retry, on_bytes or operations.told_nobody)
+        return self._transport.run(
+            operations.download(path, Path(target), self._retry, on_bytes or operations.told_nobody)
         )
