@@ -44,7 +44,9 @@ def test_a_signal_ends_a_benchmark_and_all_that_it_started(
         try:
             workers = 2 if words[0] == "serve" else 4
             bench = psutil.Process(process.pid)
-            started = eventually(lambda: bench.children(recursive=True), lambda now: len(now) == workers + 1)
+            started = eventually(
+                lambda: bench.children(recursive=True), lambda now: len(now) == workers + 1, within_s=30.0
+            )
             # Its load has begun: only that connects to anybody.
             eventually(lambda: [c for c in bench.net_connections() if c.status == "ESTABLISHED"], lambda now: now != [])
             process.send_signal(number)

@@ -25,6 +25,7 @@ def test_by_default_every_scenario_is_played_under_every_algorithm_and_by_hand(t
         policies=(*(algorithm.value for algorithm in RoutingAlgorithm), "by-hand"),
         scale=None,
         bytes_scale=0.01,
+        repeat=1,
         seed=0,
         out=tmp_path,
         as_json=False,
@@ -32,12 +33,15 @@ def test_by_default_every_scenario_is_played_under_every_algorithm_and_by_hand(t
 
 
 def test_what_is_played_can_be_chosen(tmp_path: Path) -> None:
-    words = "--scenario burst equal burst --policy by-hand random --scale 0.02 --bytes-scale 1 --seed 3 --json"
+    words = (
+        "--scenario burst equal burst --policy by-hand random --scale 0.02 --bytes-scale 1 --repeat 5 --seed 3 --json"
+    )
     assert parse_policies([*words.split(), "--out", str(tmp_path / "made")]) == PolicyOptions(
         scenarios=tuple(scenario for name in ("burst", "equal") for scenario in SCENARIOS if scenario.name == name),
         policies=("by-hand", "random"),
         scale=0.02,
         bytes_scale=1.0,
+        repeat=5,
         seed=3,
         out=tmp_path / "made",
         as_json=True,

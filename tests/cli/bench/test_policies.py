@@ -1,58 +1,53 @@
-"""Tests of `bench policies`: small scenarios, over real workers and routers."""
+"""Tests of `bench policies`: what it shows and writes of the runs."""
 
 import json
 from pathlib import Path
 
-import httpx2
 import pytest
 from PIL import Image
 
+from cli.bench.scenes import SMALL, options
 from sglang_diffusion_routing.cli.bench import policies
 from sglang_diffusion_routing.cli.bench.gantt import Span
-from sglang_diffusion_routing.cli.bench.options import PolicyOptions
-from sglang_diffusion_routing.cli.bench.policies import Run
+from sglang_diffusion_routing.cli.bench.playing import Run
+from sglang_diffusion_routing.cli.bench.policies import Standing, standings
 from sglang_diffusion_routing.cli.bench.report import Report
-from sglang_diffusion_routing.cli.bench.scenarios import Kind, Scenario
-from sglang_diffusion_routing.sim.in_thread import SimInThread
-from sglang_diffusion_routing.sim.settings import SimSettings
-
-SMALL = Scenario("small", "8 pieces <b> & one slow worker", (1.0, 0.5), (Kind(8, 3.0), Kind(1, 6.0, 5)), 0.3, 0.02)
 
 
-def options(out: Path, **changes: object) -> PolicyOptions:
+def run(policy: str, repeat: int, makespan_s: float, **changes: object) -> Run:
     values: dict[str, object] = {
-        "scenarios": (SMALL,),
-        "policies": ("least-request", "by-hand"),
-        "scale": None,
-        "bytes_scale": 0.5,
-        "seed": 0,
-        "out": out,
-        "as_json": True,
+        "scenario": "small",
+        "policy": policy,
+        "repeat": repeat,
+        "scale": 0.02,
+        "makespan_s": makespan_s,
+        "bound_s": 20.0,
+        "ratio": makespan_s / 20.0,
+        "p50_s": makespan_s / 10,
+        "p99_s": makespan_s / 5,
+        "fairness": 0.9,
+        "completed": 9,
+        "errors": {},
+        "spans": (Span(0, 0.0, makespan_s, 1.0),),
     }
-    return PolicyOptions(**{**values, **changes})  # type: ignore[arg-type]
+    return Run(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.e2e
 def test_each_policy_is_measured_on_the_same_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert policies.run(options(tmp_path), Report(as_json=True)) == 0
+    assert policies.run(options(tmp_path, repeat=2), Report(as_json=True)) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert document == json.loads((tmp_path / "policies.json").read_text())
-    assert (document["seed"], document["bytes_scale"]) == (0, 0.5)
-    routed, by_hand = document["runs"]
-    assert [(run["policy"], run["scale"], run["completed"], run["errors"]) for run in document["runs"]] == [
-        ("least-request", 0.02, 9, {}),
-        ("by-hand", 0.02, 9, {}),
+    assert (document["seed"], document["bytes_scale"], document["repeat"]) == (0, 0.5, 2)
+    assert [(one["repeat"], one["policy"], one["completed"]) for one in document["runs"]] == [
+        *((0, "least-request", 9), (0, "by-hand", 9)),
+        *((1, "by-hand", 9), (1, "least-request", 9)),
     ]
-    # 30 s of work on workers of 1 and 0.5: no less than 20 s.
-    assert routed["bound_s"] == by_hand["bound_s"] == pytest.approx(20.0)
-    for run in document["runs"]:
-        assert 20.0 <= run["makespan_s"] == pytest.approx(run["ratio"] * 20.0)
-        assert 0 < run["p50_s"] <= run["p99_s"] <= run["makespan_s"]
-    # In turn the slow worker gets half of the pieces, and the batch waits for it.
-    assert by_hand["fairness"] < routed["fairness"] <= 1.0
+    assert [(one["policy"], one["failed"]) for one in document["standings"]] == [("least-request", 0), ("by-hand", 0)]
     page = (tmp_path / "policies.html").read_text()
     assert "8 pieces &lt;b&gt; &amp; one slow worker" in page
+    assert "lower bound 20 s, medians of 2" in page
     assert page.count("<svg") == 1
     assert [line.split()[0] for line in captured.err.splitlines() if line.strip().endswith(" 0")] == [
         "least-request",
@@ -63,34 +58,32 @@ def test_each_policy_is_measured_on_the_same_work(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.core
-def test_a_failure_is_told_and_ends_with_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = Run("small", "random", 0.02, 25.0, 20.0, 1.25, 1.0, 2.0, 0.9, 7, {"503: asleep": 2}, (Span(0, 1, 2, 1),))
-    monkeypatch.setattr(policies, "_play", lambda *_: [failed])
-    assert policies.run(options(tmp_path, as_json=False), Report(as_json=False)) == 1
-    assert "small, random: 2 failed: 503: asleep\n" in capsys.readouterr().out
+def test_figures_are_medians_and_each_run_is_compared_with_least_request_in_the_same_repeat() -> None:
+    runs = [
+        *(run("least-request", 0, 40.0), run("random", 0, 20.0, errors={"503: asleep": 2})),
+        *(run("random", 1, 30.0), run("least-request", 1, 20.0, fairness=0.7)),
+        *(run("least-request", 2, 30.0), run("random", 2, 45.0, errors={"no": 1, "503: asleep": 1})),
+    ]
+    assert standings(("least-request", "random"), runs) == [
+        Standing("small", "least-request", 30.0, 1.5, 1.0, 2.0, 1.0, 3.0, 6.0, 0.9, 0),
+        Standing("small", "random", 30.0, 1.5, 1.0, 2.25, 1.5, 3.0, 6.0, 0.9, 4),
+    ]
+    (alone,) = standings(("random",), [one for one in runs if one.policy == "random"])
+    assert alone.to_least_request is None
 
 
 @pytest.mark.core
-def test_health_checks_are_scaled_only_where_health_is_blocked() -> None:
-    blocked = Scenario("blocked", "", (1.0,), (Kind(1, 43.0),), 0.86, 0.01, blocked=0.9)
-    common = ["--routing-algorithm", "random", "--seed", "3", "--no-state", "--log-level", "warning"]
-    assert policies._flags(SMALL, "random", 0.1, 3) == common
-    assert policies._flags(blocked, "random", 0.1, 3) == [
-        *common,
-        *("--health-check-interval", "1", "--probe-timeout", "0.5"),
-    ]
-    assert policies._flags(blocked, "random", 0.001, 3)[-3::2] == ["0.1", "0.1"]
+def test_the_run_with_the_median_makespan_is_drawn(tmp_path: Path) -> None:
+    runs = [run("by-hand", repeat, makespan_s) for repeat, makespan_s in enumerate([50.0, 24.0, 26.0])]
+    drawn = policies._draw(SMALL, options(tmp_path, policies=("by-hand",)), runs)
+    assert "by-hand: 1.300 x the lower bound" in [label.text for label in drawn.labels]
 
 
-@pytest.mark.loopback
-def test_only_work_of_this_run_is_drawn_in_the_scenarios_seconds() -> None:
-    with SimInThread(SimSettings(overhead_seconds=0.1, seconds_per_mpx_step=0.0)) as sim:
-        body = {"prompt": "a fox", "size": "16x16", "num_inference_steps": 1}
-        for _ in range(2):
-            httpx2.post(f"{sim.url}/v1/images/generations", json=body).raise_for_status()
-        began_s = sim.worker.engine.finished[1].started_s - 0.02
-        (span,) = policies._spans([sim.url], [0.5], began_s, scale=0.01)
-    assert (span.worker, span.began_s) == (0, pytest.approx(2.0))
-    assert 10.0 <= span.ended_s - span.began_s == pytest.approx(span.work_s / 0.5)
+@pytest.mark.core
+def test_a_failure_is_told_and_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = run("random", 0, 25.0, errors={"503: asleep": 2})
+    monkeypatch.setattr(policies, "_play", lambda *_: [failed])
+    assert policies.run(options(tmp_path, policies=("random",), as_json=False), Report(as_json=False)) == 1
+    assert "small, random: 2 failed: 503: asleep\n" in capsys.readouterr().out

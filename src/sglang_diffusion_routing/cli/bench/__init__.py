@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from sglang_diffusion_routing.cli.bench import options, policies, serve
+from sglang_diffusion_routing.cli.bench import options, playing, policies, serve
 from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.cli.parser import PROGRAM
 from sglang_diffusion_routing.cli.processes import RouterFailed
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
         if name == "serve":
             asked = options.parse_serve(words)
             return serve.run(asked, Report(as_json=asked.as_json))
-    except (RouterFailed, SimFailedToStart, policies.NotIdle) as error:
+    except (RouterFailed, SimFailedToStart, playing.NotIdle) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
     raise BadSetting(repr(name), "is no benchmark; there are policies and serve")

@@ -20,18 +20,20 @@ BY_HAND = "by-hand"
 """The contestant without a router: the client spreads requests over the workers in turn."""
 POLICIES = (*(algorithm.value for algorithm in RoutingAlgorithm), BY_HAND)
 
+MOST_REPEATS = 100
 MOST_PROMPTS, MOST_IN_FLIGHT, MOST_WORKERS = 100_000, 4096, 64
 SIMULATED_PX, REAL_PX, VIDEO_FRAMES = 128, 512, 17
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyOptions:
-    """What `bench policies` plays; `scale` is None for each scenario's own."""
+    """What `bench policies` plays, and how often; `scale` is None for each scenario's own."""
 
     scenarios: tuple[Scenario, ...]
     policies: tuple[str, ...]
     scale: float | None
     bytes_scale: float
+    repeat: int
     seed: int
     out: Path
     as_json: bool
@@ -84,6 +86,9 @@ def parse_policies(argv: Sequence[str]) -> PolicyOptions:
     parser.add_argument(
         "--bytes-scale", type=_number(0.0, 1.0), default=0.01, metavar="X", help="part of a reply's size (default 0.01)"
     )
+    parser.add_argument(
+        "--repeat", type=between(1, MOST_REPEATS), default=1, metavar="N", help="runs of each (default 1)"
+    )
     parser.add_argument("--seed", type=between(0, 2**32), default=0, metavar="N", help="of the order (default 0)")
     _add_outputs(parser, Path("bench-out"))
     given = parser.parse(argv)
@@ -92,6 +97,7 @@ def parse_policies(argv: Sequence[str]) -> PolicyOptions:
         policies=tuple(dict.fromkeys(given.policy or POLICIES)),
         scale=given.scale,
         bytes_scale=given.bytes_scale,
+        repeat=given.repeat,
         seed=given.seed,
         out=made(given.out),
         as_json=given.json,
