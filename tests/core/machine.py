@@ -63,6 +63,7 @@ SPECS = st.builds(
     priority=st.sampled_from([0, 0, 0, 4, 9]),
     min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
     cost_mpx_steps=st.sampled_from([1.0, 1.0, 2.0, 50.0]),
+    tenant=st.sampled_from(["", "", "", "x", "y"]),
     cost_known=st.booleans(),
 )
 MAX_REQUESTS, MAX_BYTES = 6, 12
@@ -90,7 +91,7 @@ class FleetMachine(RuleBasedStateMachine):
         capabilities=st.lists(CAPABILITIES, max_size=3),
     )
     def begin(self, policy: str, cap: int, capabilities: list[Capability]) -> None:
-        limits = SchedulerLimits(QueueLimits(MAX_REQUESTS, MAX_BYTES), cap)
+        limits = SchedulerLimits(QueueLimits(MAX_REQUESTS, MAX_BYTES), cap, weights={"x": 2.0})
         self.cap = cap
         self.weighs = policy in {"least-work", "longest-first"}
         self.fleet = Fleet(limits, policy, HealthLimits(threshold=2))
@@ -274,8 +275,8 @@ class FleetMachine(RuleBasedStateMachine):
     def judge_order(self, asker: Asker, worker: Worker) -> None:
         """Nobody earlier in the queue was passed over for this worker, where the order is that of arrival."""
         assert asker.ticket is not None
-        undecided = [other.spec.priority for other in self.askers if other.ticket is not None and not other.answers]
-        if self.weighs or len({*undecided, asker.spec.priority}) > 1:
+        undecided = [other.spec for other in self.askers if other.ticket is not None and not other.answers]
+        if self.weighs or len({(spec.priority, spec.tenant) for spec in [*undecided, asker.spec]}) > 1:
             return
         for other in self.askers:
             if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
@@ -318,10 +319,13 @@ class FleetMachine(RuleBasedStateMachine):
             assert not any(self.can_do(w, spec) and (self.takes_work(w) or self.sleeps(w)) for w in self.registered())
         if spec.skips_queue or (not paused and not hope) or spec.worker in spec.avoid:
             assert type(asker.error) is refusal
-        elif full:
-            assert type(asker.error) is QueueFull
+        elif asker.waits:
+            left = queued - (len(self.waiting()) - 1)
+            assert full or not left
+            assert not full or left
         else:
-            assert asker.waits
+            assert full
+            assert type(asker.error) is QueueFull
         assert paused or not could or self.may_be_held(spec)
 
     def running(self) -> list[Asker]:

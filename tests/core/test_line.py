@@ -61,13 +61,13 @@ def test_whoever_is_overdue_goes_before_the_longest_and_the_most_overdue_first()
 
 
 @pytest.mark.parametrize("order", Order)
-def test_the_rank_of_the_head_is_the_lowest(order: Order) -> None:
+def test_the_place_of_the_head_is_the_lowest(order: Order) -> None:
     tickets = [ticket(1, 1.0, due_at=8.0), ticket(2, 9.0), ticket(3, 1.0, due_at=4.0), ticket(4, 9.0)]
     line = filled(order, *tickets)
     # By arrival, tickets of the same priority do not age.
     for given_out in (-NEVER,) if order is Order.ARRIVAL else (0.0, 4.0, 8.0):
         head = line.head(given_out)
-        assert head is min(tickets, key=lambda one: line.rank(one, given_out))
+        assert head is min(tickets, key=lambda one: (line.place(one, given_out), one.sequence))
 
 
 @pytest.mark.parametrize("order", Order)

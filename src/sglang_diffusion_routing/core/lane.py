@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sglang_diffusion_routing.core.lines import Lines
 from sglang_diffusion_routing.core.policies import Policy, soonest
+from sglang_diffusion_routing.core.shares import Tenants
 from sglang_diffusion_routing.core.station import LoadBuckets, Look, Station
 from sglang_diffusion_routing.core.work import Needs
 from sglang_diffusion_routing.core.worker import Capability, WorkerId
@@ -84,7 +85,13 @@ class Lane:
 
     __slots__ = ("free", "full", "held", "hope", "key", "lines", "policy", "sleepers")
 
-    def __init__(self, key: LaneKey, policy: Policy, held: Collection[Station] = ()) -> None:
+    def __init__(
+        self,
+        key: LaneKey,
+        policy: Policy,
+        held: Collection[Station] = (),
+        tenants: Tenants | None = None,
+    ) -> None:
         self.key = key
         self.policy = policy
         self.held = held
@@ -92,7 +99,7 @@ class Lane:
         self.full = LoadBuckets()
         self.sleepers: OrderedDict[Station, None] = OrderedDict()
         self.hope = 0
-        self.lines = Lines(policy.order)
+        self.lines = Lines(policy.order, tenants)
 
     # The lane is told of every change of an open station's load.
 

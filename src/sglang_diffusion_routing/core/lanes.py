@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 from sglang_diffusion_routing.core.lane import NOT_LEARNED, Lane, LaneKey, Profile, lane_key
 from sglang_diffusion_routing.core.policies import Chance, make_policy
+from sglang_diffusion_routing.core.shares import Tenants
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Needs, Ticket
 from sglang_diffusion_routing.core.worker import Standing
@@ -25,8 +26,9 @@ class Lanes:
     held: stations that are held to their ramps, for the lanes to know.
     """
 
-    def __init__(self, policy: str, rng: Chance) -> None:
+    def __init__(self, policy: str, rng: Chance, tenants: Tenants | None = None) -> None:
         self._policy = policy
+        self._tenants = tenants
         self._rng = rng
         self._stations: dict[Station, Profile] = {}
         self._profiles: Counter[Profile] = Counter()
@@ -52,7 +54,8 @@ class Lanes:
         key = lane_key(needs, model, self._profiles.keys() | {NOT_LEARNED})
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key, make_policy(self._policy, self._rng), self.held)
+            policy = make_policy(self._policy, self._rng)
+            lane = self._lanes[key] = Lane(key, policy, self.held, self._tenants)
             for station in self._stations:
                 self._seat(station, lane)
         self._routes[needs, model] = lane

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sglang_diffusion_routing.core.worker import Worker
@@ -16,12 +17,14 @@ class QueueLimits:
 
     weights_wait_s: how long work waits while no worker has weights as new as it demands.
     max_demands: weight versions that are demanded at the same time; each is looked at whenever a worker comes free.
+    max_tenants: tenants whose work waits at the same time; what there are more share one place.
     """
 
     max_requests: int = 16_384
     max_bytes: int = 256 * 2**20
     weights_wait_s: float = 600.0
     max_demands: int = 64
+    max_tenants: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class SchedulerLimits:
     A worker does one piece of work at a time (worker FIFO); the second is there when the first ends.
 
     ramp: whether a worker that is new, or back, is given more work only as it proves itself.
+    weights: of tenants, where they have others than 1.
     """
 
     queue: QueueLimits = field(default_factory=QueueLimits)
     max_concurrency: int = 2
     ramp: bool = True
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def cap_of(self, worker: Worker) -> int:
         """Give the worker's cap: its own, else everybody's."""

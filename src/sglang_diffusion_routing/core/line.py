@@ -23,8 +23,8 @@ class Order(Enum):
     LONGEST = "longest"
 
 
-Rank = tuple[float, float, int]
-"""Of two tickets in different lines, the one with the lower rank is next; no two have the same."""
+Place = tuple[float, float]
+"""Of two tickets that wait for the same, the one with the lower place is next: what is overdue before what is not."""
 
 
 class Line:
@@ -69,15 +69,14 @@ class Line:
         """Give the ticket that is next.
 
         Args:
-            clock: work that the lane has given out so far, in megapixel-steps: what tickets age by.
+            clock: what tickets age by: the work that the lane has given out so far, in megapixel-steps, divided by the
+                weight of the tenants who waited for it.
         """
         return next(iter(self))
 
-    def rank(self, ticket: Ticket, clock: float) -> Rank:
-        """Place a ticket among those of other lines: what is overdue first, then by priority."""
-        if ticket.due_at <= clock:
-            return (-inf, ticket.due_at, ticket.sequence)
-        return (-ticket.spec.priority, 0.0, ticket.sequence)
+    def place(self, ticket: Ticket, clock: float) -> Place:
+        """Give a ticket's place by the order of this line; equals go by their arrival."""
+        return (0.0, ticket.due_at) if ticket.due_at <= clock else (1.0, 0.0)
 
     def longest_within(self, cost: float) -> Ticket | None:
         """Give the longest ticket of at most this much work, in megapixel-steps."""
@@ -121,10 +120,10 @@ class LongestLine(Line):
             return self._by_due[0][2]
         return self._by_length[-1][2]
 
-    def rank(self, ticket: Ticket, clock: float) -> Rank:
+    def place(self, ticket: Ticket, clock: float) -> Place:
         if self._aged and ticket.due_at <= clock:
-            return (-inf, ticket.due_at, ticket.sequence)
-        return (-ticket.spec.priority, -ticket.spec.cost_mpx_steps, ticket.sequence)
+            return (0.0, ticket.due_at)
+        return (1.0, -ticket.spec.cost_mpx_steps)
 
     def longest_within(self, cost: float) -> Ticket | None:
         place = bisect_right(self._by_length, cost, key=itemgetter(0))

@@ -7,26 +7,48 @@ from itertools import chain
 from math import inf
 
 from sglang_diffusion_routing.core.line import PATIENCE, Line, Order, make_line
-from sglang_diffusion_routing.core.work import LineKey, Ticket
+from sglang_diffusion_routing.core.shares import Backlog, Tenants, Turns
+from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId
+
+Rank = tuple[float, float, float, float, int]
+"""Of two tickets in different lines, the one with the lower rank is next; no two have the same."""
 
 
 class Lines:
-    """Where each ticket of a lane stands, and by what it ages.
+    """Where each ticket of a lane stands, by what it ages, and whose turn it is.
 
     A worker that comes free is of no use to what is tied to another one. So a release looks at the shared lines and at
     its own worker's, however many tickets are tied to however many others.
 
     shared: lines of tickets that any worker may take. tied: the others, by their worker.
-    count: number of tickets; levels: the same by priority. work: of all of them; given_out: of all that were granted.
-    In megapixel-steps.
+    Tenants take turns (`core/shares.py`), and tickets age by their tenant's share: by the work given out, divided by
+    the weight of all tenants who wait. With one tenant that is all work, and it is always its turn.
+
+    count: number of tickets; levels: the same by priority. work: of all of them, in megapixel-steps.
+    given_out: of all that were granted, in megapixel-steps per weight. turns: by priority.
     """
 
-    __slots__ = ("_order", "_work_of", "count", "given_out", "levels", "shared", "tied", "work")
+    __slots__ = (
+        "_backlogs",
+        "_order",
+        "_tenants",
+        "_weight",
+        "count",
+        "given_out",
+        "levels",
+        "shared",
+        "tied",
+        "turns",
+        "work",
+    )
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, tenants: Tenants | None = None) -> None:
         self._order = order
-        self._work_of: dict[int, float] = {}
+        self._tenants = Tenants() if tenants is None else tenants
+        self._weight = 0.0
+        self._backlogs: dict[str, Backlog] = {}
+        self.turns: dict[int, Turns] = {}
         self.shared: dict[LineKey, Line] = {}
         self.tied: dict[WorkerId, dict[LineKey, Line]] = {}
         self.count = 0
@@ -36,7 +58,7 @@ class Lines:
 
     @property
     def clock(self) -> float:
-        """What tickets age by: the work given out; it stands still while arrival alone decides who is next."""
+        """What tickets age by; it stands still while arrival alone decides which of a tenant's is next."""
         return -inf if self._order is Order.ARRIVAL and len(self.levels) < 2 else self.given_out
 
     def __iter__(self) -> Iterator[Ticket]:
@@ -62,20 +84,30 @@ class Lines:
 
     def add(self, ticket: Ticket) -> None:
         """Let a ticket wait behind those of its kind."""
-        cost, level = ticket.spec.cost_mpx_steps, ticket.spec.priority
+        cost, level, backlog = ticket.spec.cost_mpx_steps, ticket.spec.priority, self._backlog(ticket.key.tenant)
         # Work that failed elsewhere has had its turn.
-        ticket.due_at = -inf if ticket.spec.avoid else self.given_out + PATIENCE * (self._ahead_of(level) + cost)
+        before = backlog.ahead_of(level) + cost
+        ticket.due_at = -inf if ticket.spec.avoid else self.given_out + PATIENCE * before / backlog.weight
+        backlog.add(level, cost)
         self.count += 1
         self.work += cost
         self.levels[level] = self.levels.get(level, 0) + 1
-        self._work_of[level] = self._work_of.get(level, 0.0) + cost
         self._stand(ticket)
 
-    def _ahead_of(self, level: int) -> float:
-        """Give the work that waits before a newcomer of this priority, in megapixel-steps."""
-        if not self.levels or min(self.levels) >= level:
-            return self.work
-        return sum(work for other, work in self._work_of.items() if other >= level)
+    def _backlog(self, tenant: str) -> Backlog:
+        backlog = self._backlogs.get(tenant)
+        if backlog is None:
+            self._tenants.see(tenant)
+            backlog = self._backlogs[tenant] = Backlog(self._tenants.weight_of(tenant))
+            self._weight += backlog.weight
+        return backlog
+
+    def _leave(self, tenant: str, level: int, cost: float) -> None:
+        backlog = self._backlogs[tenant]
+        backlog.remove(level, cost)
+        if not backlog.count:
+            del self._backlogs[tenant]
+            self._weight = self._weight - backlog.weight if self._backlogs else 0.0
 
     def remove(self, ticket: Ticket) -> None:
         """Take a ticket out."""
@@ -83,17 +115,57 @@ class Lines:
         self._step_out(ticket)
         self.count -= 1
         self.work -= cost
+        self._leave(ticket.key.tenant, level, cost)
         self.levels[level] -= 1
-        self._work_of[level] -= cost
         if not self.levels[level]:
-            del self.levels[level], self._work_of[level]
+            del self.levels[level]
             if not self.count:
                 self.work = 0.0
+                self.turns.clear()
+
+    def rank(self, line: Line, ticket: Ticket, clock: float, judge: Lines | None = None) -> Rank:
+        """Place a ticket of one of these lines among those of the others.
+
+        Priorities come first, then tenants by their turns, then each one's tickets by the policy's order. Of several
+        priorities what is overdue goes before all of them.
+
+        Args:
+            judge: the lane by which turns are told where tickets of several lanes are compared; None for this one.
+        """
+        late, place = line.place(ticket, clock)
+        if not late and self._jumps(ticket):
+            return (-inf, place, 0.0, 0.0, ticket.sequence)
+        level = ticket.spec.priority
+        turns = (judge or self).turns.get(level)
+        turn = 0.0 if turns is None else turns.of(ticket.key.tenant)
+        return (-level, turn, late, place, ticket.sequence)
+
+    def _jumps(self, ticket: Ticket) -> bool:
+        """Tell whether an overdue ticket goes before those of other tenants, which would have their turns."""
+        return len(self.levels) > 1 or ticket.due_at == -inf
 
     def grant(self, ticket: Ticket) -> None:
         """Take out a ticket that goes to a worker."""
+        cost = ticket.spec.cost_mpx_steps
+        if self._tenants.several:
+            overdue = ticket.due_at <= self.clock and self._order is not Order.LONGEST
+            self._take_turn(ticket.key.tenant, ticket.spec, in_turn=not (overdue and self._jumps(ticket)))
+        self.given_out += cost / self._weight
         self.remove(ticket)
-        self.given_out += ticket.spec.cost_mpx_steps
+
+    def passed_by(self, tenant: str, spec: WorkSpec) -> None:
+        """Note that a tenant was given work of this lane's workers that has not waited here."""
+        if self.count and self._tenants.several:
+            self._take_turn(tenant, spec, in_turn=False)
+
+    def _take_turn(self, tenant: str, spec: WorkSpec, *, in_turn: bool) -> None:
+        if spec.avoid:
+            # It was counted when it was first given out.
+            return
+        turns = self.turns.get(spec.priority)
+        if turns is None:
+            turns = self.turns[spec.priority] = Turns(self._tenants)
+        turns.give(tenant, spec.cost_mpx_steps, in_turn=in_turn)
 
     def move(self, ticket: Ticket, key: LineKey) -> None:
         """Let a ticket wait for something else from now on; it keeps its place and its age."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.holding import largest_worth
 from sglang_diffusion_routing.core.lane import Lane
-from sglang_diffusion_routing.core.line import Rank
+from sglang_diffusion_routing.core.lines import Lines, Rank
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.ties import Ties
 from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
@@ -39,6 +39,7 @@ class Matching:
         """
         # Room only gets less while matches are carried out: a line that has to wait now waits to the end of this.
         wait: set[tuple[Lane, LineKey]] = set()
+        judge = None if freed is None or len(lanes) == 1 else _narrowest(lanes)
         while True:
             ready: list[tuple[Rank, Ticket, Lane]] = []
             for lane in lanes:
@@ -48,7 +49,7 @@ class Matching:
                         continue
                     if self._can_grant(lane, key, freed):
                         ticket = line.head(clock)
-                        ready.append((line.rank(ticket, clock), ticket, lane))
+                        ready.append((lines.rank(line, ticket, clock, judge), ticket, lane))
                     else:
                         wait.add((lane, key))
             if not ready:
@@ -104,6 +105,12 @@ class Matching:
         line.hold(ticket, now_s + station.finishes_in_s(cost, now_s))
         other = line.held_too_long(now_s) or line.longest_within(limit)
         return None if other is None else Match(other, lane, station)
+
+
+def _narrowest(lanes: Iterable[Lane]) -> Lines | None:
+    """Give the lane with the fewest workers in which something waits: its work can go to no other ones."""
+    waiting = [lane for lane in lanes if lane.lines.count]
+    return min(waiting, key=lambda lane: lane.free.size + lane.full.size).lines if waiting else None
 
 
 def _may_hold(lane: Lane, spec: WorkSpec, key: LineKey | None) -> bool:

@@ -15,6 +15,7 @@ from sglang_diffusion_routing.core.worker import WorkerId, WorkerStatus
 from sglang_diffusion_routing.errors import (
     NoCapableWorker,
     NoRoutableWorker,
+    QueueFull,
     QueueTimeout,
     RouterError,
     WeightsUnmet,
@@ -60,6 +61,10 @@ class Prospects:
         if not self._lanes.capable(spec.needs):
             return NoCapableWorker(spec.needs.value)
         return NoRoutableWorker(self._lanes.by_status(lane))
+
+    def full(self, lane: Lane, count: int, bound: str, now_s: float) -> QueueFull:
+        """Tell whoever finds no room in the queue when to come back."""
+        return QueueFull(count, bound, self.done_in_s(lane, now_s), self._lanes.by_status(lane))
 
     def done_in_s(self, lane: Lane, now_s: float) -> int:
         """Give the seconds in which the lane's workers will have done what they have and what waits, within bounds.

@@ -6,6 +6,8 @@ import heapq
 from collections import Counter
 
 from sglang_diffusion_routing.core.limits import QueueLimits
+from sglang_diffusion_routing.core.room import Room
+from sglang_diffusion_routing.core.shares import Tenants
 from sglang_diffusion_routing.core.work import LineKey, Ticket, Waiter, WorkSpec
 
 _FIRST_RETRY = -(1 << 62)
@@ -18,8 +20,9 @@ class Queue:
     has had its turn: it goes ahead of work that has not, and is never turned away for want of room.
     """
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(self, limits: QueueLimits, tenants: Tenants | None = None) -> None:
         self._limits = limits
+        self.room = Room(limits, Tenants() if tenants is None else tenants)
         self._sequence = 0
         self._retry_sequence = _FIRST_RETRY
         self._deadlines: list[tuple[float, int, Ticket]] = []
@@ -47,6 +50,18 @@ class Queue:
             return f"{limits.max_demands} different weight versions"
         return None
 
+    def make_room(self, spec: WorkSpec) -> list[Ticket]:
+        """Say which tickets must leave so that there is room for work that has more right to it; none if it has not."""
+        limits, wanted = self._limits, spec.min_version
+        if wanted is not None and wanted not in self._demands and len(self._demands) >= limits.max_demands:
+            return []
+        return self.room.make(
+            self.room.name(spec.tenant),
+            self.count + 1 - limits.max_requests,
+            self.size_bytes + spec.size_bytes - limits.max_bytes,
+            spec.size_bytes,
+        )
+
     def enter(self, spec: WorkSpec, waiter: Waiter, now_s: float, key: LineKey | None = None) -> Ticket:
         """Give a ticket; whether there is room was asked before.
 
@@ -60,6 +75,9 @@ class Queue:
             self._sequence += 1
             sequence = self._sequence
         ticket = Ticket(spec, waiter, now_s, sequence, key)
+        if spec.tenant:
+            ticket.key = ticket.key._replace(tenant=self.room.name(spec.tenant))
+        self.room.enter(ticket)
         self._floors += bool(ticket.key.floor)
         self.count += 1
         self.size_bytes += spec.size_bytes
@@ -87,6 +105,7 @@ class Queue:
         """Take a ticket back, however its waiting has ended."""
         ticket.waiting = False
         self._floors -= bool(ticket.key.floor)
+        self.room.leave(ticket)
         self.count -= 1
         self.size_bytes -= ticket.spec.size_bytes
         wanted = ticket.spec.min_version

@@ -6,6 +6,7 @@ from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.experience import Experience
 from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.room import Holding
 from sglang_diffusion_routing.core.speed import Speed
 from sglang_diffusion_routing.core.stations import Stations
 from sglang_diffusion_routing.core.work import Lease
@@ -29,6 +30,10 @@ class Readings:
     @property
     def queued_bytes(self) -> int:
         return self._queue.size_bytes
+
+    def most_queued(self, count: int) -> list[Holding]:
+        """Give what waits of the tenants with most requests waiting."""
+        return self._queue.room.largest(count)
 
     @property
     def queued_since_s(self) -> float | None:

@@ -14,6 +14,7 @@ from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
 from sglang_diffusion_routing.core.prospects import Prospects
 from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.readings import Readings
+from sglang_diffusion_routing.core.shares import Tenants
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.stations import Stations
 from sglang_diffusion_routing.core.ties import Ties
@@ -30,24 +31,28 @@ from sglang_diffusion_routing.core.work import (
     WorkSpec,
 )
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId
-from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull, RouterError, UnknownWorker
+from sglang_diffusion_routing.errors import NoRoutableWorker, RouterError, UnknownWorker
 
 
 class Scheduler(Readings):
     """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
 
     A call that may end somebody's waiting returns these decisions; the caller delivers each to its waiter.
+
+    displaced: decisions about those whose places `acquire` has given to others, for `follow_up` to return.
     """
 
     def __init__(self, limits: SchedulerLimits, ledger: Ledger, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
-        lanes, experience = Lanes(policy, rng), Experience()
-        super().__init__(lanes, Queue(limits.queue), Stations(lanes, limits, experience), experience)
+        tenants = Tenants(limits.weights)
+        lanes, experience = Lanes(policy, rng, tenants), Experience()
+        super().__init__(lanes, Queue(limits.queue, tenants), Stations(lanes, limits, experience), experience)
         self._demands = Demands(ledger, self._by_id)
         self._prospects = Prospects(self._lanes, self._by_id, self._demands)
         self._ties = Ties(lanes, self._queue, self._by_id, self._demands)
         self._matching = Matching(self._demands, self._ties)
         self._lease_ids = 0
         self.live_leases = 0
+        self.displaced: list[Decision] = []
         self.paused = False
 
     # The way of a request.
@@ -76,6 +81,8 @@ class Scheduler(Readings):
         if station is not None:
             may_wait = lane.policy.weighs and self._queue.met(spec) is None
             if not may_wait or self._matching.is_worth(lane, station, spec, key, now_s):
+                if lane.lines.count:
+                    lane.lines.passed_by(spec.tenant, spec)
                 return self._grant(station, spec, now_s, 0.0)
         elif not self.paused and not self._prospects.has_hope(lane, LineKey.of(spec) if key is None else key):
             raise self._prospects.in_vain(lane, spec)
@@ -84,13 +91,26 @@ class Scheduler(Readings):
     def _wait(self, lane: Lane, spec: WorkSpec, key: LineKey | None, waiter: Waiter, now_s: float) -> Ticket:
         bound = self._queue.met(spec)
         if bound is not None:
-            back_in_s = self._prospects.done_in_s(lane, now_s)
-            raise QueueFull(self._queue.count, bound, back_in_s, self._lanes.by_status(lane))
+            self._make_room(lane, spec, bound, now_s)
         ticket = self._queue.enter(spec, waiter, now_s, key)
         lane.lines.add(ticket)
         if spec.group:
             self._ties.waits(ticket)
         return ticket
+
+    def _make_room(self, lane: Lane, spec: WorkSpec, bound: str, now_s: float) -> None:
+        """Let others leave for work whose tenant has less than its share of the queue.
+
+        Raises:
+            QueueFull: it has not, or their leaving would not be enough.
+        """
+        count, gone = self._queue.count, self._queue.make_room(spec)
+        if not gone:
+            raise self._prospects.full(lane, count, bound, now_s)
+        for ticket in gone:
+            theirs = self._lanes.find(ticket.spec.needs, ticket.spec.model)
+            self.displaced.append(Refused(ticket, self._prospects.full(theirs, count, bound, now_s)))
+            self._step_out(ticket)
 
     def adopt(self, worker: Worker, spec: WorkSpec, now_s: float) -> Lease:
         """Give a lease for work that is on the worker already, whatever its standing and its cap.
@@ -229,8 +249,12 @@ class Scheduler(Readings):
         return self.drop(lambda _: True, error)
 
     def follow_up(self, now_s: float) -> list[Decision]:
-        """Grant what has come to wait for something else since; to be called after each `acquire` for a group."""
-        return self._dispatch((), now_s) if self._ties.stirred else []
+        """Grant what has come to wait for something else since, and tell who was displaced.
+
+        To be called after each `acquire` for a group, and after each that has displaced anybody.
+        """
+        displaced, self.displaced = self.displaced, []
+        return displaced + self._dispatch((), now_s) if self._ties.stirred else displaced
 
     def _step_out(self, ticket: Ticket) -> None:
         self._lanes.find(ticket.spec.needs, ticket.spec.model).lines.remove(ticket)
@@ -260,6 +284,9 @@ class Scheduler(Readings):
                 self._ties.stirred, freed, lanes = False, None, tuple(self._lanes.all)
             for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
                 lane.lines.grant(ticket)
+                for other in station.lanes:
+                    if other is not lane:
+                        other.lines.passed_by(ticket.key.tenant, ticket.spec)
                 self._left(ticket)
                 lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
                 decisions.append(Granted(ticket, lease))

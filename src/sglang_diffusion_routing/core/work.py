@@ -40,6 +40,7 @@ class WorkSpec:
     cost_mpx_steps: how much work it is; cost_known: whether that was read or stated, and is no guess.
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
     spread: whether its group is to be spread over the workers, and not kept on one.
+    tenant: for whom it is, where several share the workers; all that do not say are one, "".
     """
 
     needs: Needs = Needs.ANY
@@ -58,6 +59,7 @@ class WorkSpec:
     request_id: str = ""
     group: str = ""
     spread: bool = False
+    tenant: str = ""
 
 
 Floor = tuple[tuple[str, int], ...]
@@ -70,7 +72,7 @@ class LineKey(NamedTuple):
     What is alike waits in one line. It may change while it waits, but for `avoid`, `creates_job` and `priority`.
 
     avoid: workers that failed it. min_version: weights that it needs, or later ones; None for any.
-    bound: the one worker that it waits for; None for any.
+    bound: the one worker that it waits for; None for any. tenant: whose turn it waits for.
     floor: weights that its group has come to. spread: whether it goes where fewest of its group have been.
     """
 
@@ -81,11 +83,13 @@ class LineKey(NamedTuple):
     priority: int = 0
     floor: Floor = ()
     spread: bool = False
+    tenant: str = ""
 
     @classmethod
     def of(cls, spec: WorkSpec) -> LineKey:
         """Say it of work as the client asked for it."""
-        return cls(spec.avoid, spec.creates_job, spec.min_version, spec.worker, spec.priority, (), spec.spread)
+        avoid, worker, priority = spec.avoid, spec.worker, spec.priority
+        return cls(avoid, spec.creates_job, spec.min_version, worker, priority, (), spec.spread, spec.tenant)
 
 
 class Result(IntEnum):

@@ -90,7 +90,11 @@ class Fleet:
             QueueFull, NoRoutableWorker, NoCapableWorker: there will be neither.
         """
         if not spec.group:
-            return self.scheduler.acquire(spec, waiter, self.now_s())
+            got = self.scheduler.acquire(spec, waiter, self.now_s())
+            if self.scheduler.displaced:
+                self._outbox.extend(self.scheduler.follow_up(self.now_s()))
+                self._deliver()
+            return got
         try:
             return self.scheduler.acquire(spec, waiter, self.now_s())
         finally:
