@@ -4,12 +4,12 @@ import pytest
 
 from sglang_diffusion_routing.control.checksums import Baselines
 from sglang_diffusion_routing.control.resync import Resyncer
-from sglang_diffusion_routing.control.worker_api import Ended
+from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended
 from sglang_diffusion_routing.core.commands import ResyncWeights
 from sglang_diffusion_routing.core.events import ChecksumsRead, WeightsChecked
 from sglang_diffusion_routing.core.refit import StepKind
 from sglang_diffusion_routing.core.weights import Unversioned
-from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
 from support.engines import GROUP, LOST, REFUSED, Engines, refit, restart, settle
 from support.fleet import RecordingFleet
 
@@ -189,9 +189,43 @@ async def test_workers_that_know_no_checksums_cannot_be_told_apart(world: World)
 async def test_a_look_at_a_serving_worker_is_reported(world: World, same: bool) -> None:
     world.refit()
     world.api.sums[B] = {"transformer": "t-of-v2-and-more" if same else "other"}
-    expected = WeightsChecked(world.other.worker_id, world.other.incarnation, world.other.updates, same)
+    expected = WeightsChecked(world.other.worker_id, world.other.incarnation, world.other.updates, same, sequence=2)
     await world.resyncer.check(world.other)
     assert world.fleet.events[-1] == expected
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_look_at_an_unchecked_worker_compares_it_with_the_target(world: World, same: bool) -> None:
+    world.refit()
+    worker = world.restart("t-of-v2-and-more" if same else "base")
+    await world.resyncer.check(worker)
+    facts = (worker.worker_id, worker.incarnation, worker.updates)
+    assert world.fleet.events[-1] == WeightsChecked(*facts, matches=same, sequence=2)
+    assert world.api.sent == []
+
+
+async def test_what_a_worker_has_is_learned_from_it(world: World) -> None:
+    world.refit(known=False)
+    world.api.sums[A] = {"transformer": "t-of-v2-and-more"}
+    world.resyncer.learn(world.one)
+    await settle()
+    assert world.fleet.pool.ledger.expected(GROUP, "v2") == {"transformer": "t-of-v2-and-more"}
+
+
+async def test_who_was_sent_everything_on_trust_is_held_against_whoever_was_the_first(world: World) -> None:
+    world.refit(known=False)
+    world.api.sums[A] = None
+    worker = world.restart()
+    world.api.sums[B] = {"transformer": "base-of-another"}
+    send = world.api.send
+
+    async def told_meanwhile(url: WorkerUrl, call: Call) -> Answer:
+        world.know("v2", "other")
+        return await send(url, call)
+
+    world.api.send = told_meanwhile  # type: ignore[method-assign]
+    verdict = await world.resyncer.update(worker)
+    assert (verdict.outcome, verdict.sent, verdict.unchanged) == ("refused", 2, None)
 
 
 async def test_a_look_that_tells_nothing_is_not_reported(world: World) -> None:

@@ -967,6 +967,76 @@ def test_a_worker_that_joins_a_remembered_sleeping_fleet_is_put_to_sleep_first()
     assert fleet.register("b").sleep_first
 
 
+@pytest.mark.parametrize("out", ["asleep", "held", "quarantined"])
+def test_a_remembered_target_is_proven_by_a_worker_that_gets_no_work(out: str) -> None:
+    fleet = remembered()
+    holder = restore(fleet, "a", asleep=out == "asleep", held=out == "held", quarantined=out == "quarantined")
+    other = restore(fleet, "b")
+    appear(fleet, "a")
+    appear(fleet, "b")
+    refuse(fleet, "b", "it has other weights", unchanged=True)
+    if out == "asleep":
+        assert fleet.tick(1) == []
+        succeed(fleet, "a")
+    assert fleet.tick(1) == [do.CheckWeights(A, holder.incarnation)]
+    assert (fleet.tick(RESYNC_FIRST_S - 1), fleet.tick(1)) == ([], [do.CheckWeights(A, holder.incarnation)])
+    fleet.apply(ev.WeightsChecked(A, holder.incarnation, holder.updates, matches=False, sequence=1))
+    assert (holder.loaded, fleet.pool.ledger.group("m").unproven) == (Unversioned.UNCHECKED, True)
+    fleet.apply(ev.WeightsChecked(A, holder.incarnation, holder.updates, matches=True, sequence=1))
+    assert (holder.loaded, fleet.pool.ledger.group("m").unproven) == ("1", False)
+    assert fleet.pool.resync_plan(other).steps == (step("1"),)
+    succeed(fleet, "b")
+    assert shown(other) == ("active", "1")
+    assert fleet.tick(RESYNC_LAST_S) == []
+
+
+def test_a_look_from_before_the_target_was_raised_again_proves_nothing() -> None:
+    fleet = remembered()
+    holder = restore(fleet, "a", held=True)
+    appear(fleet, "a")
+    fleet.add("b")
+    refuse(fleet, "b", "it has other weights", unchanged=True)
+    refit(fleet, "1", "b")
+    fleet.apply(ev.WeightsChecked(A, holder.incarnation, holder.updates, matches=True, sequence=1))
+    assert holder.loaded is Unversioned.UNCHECKED
+
+
+def test_the_checksums_of_a_target_are_asked_for_until_they_are_known() -> None:
+    fleet = fleet_of("a")
+    worker = fleet.worker("a")
+    assert fleet.tick(1) == []
+    refit_id = begin(fleet, "1")
+    ask(fleet, "a", refit_id, "1")
+    succeed(fleet, "a")
+    assert fleet.tick(1) == []
+    fleet.apply(ev.SleepRequested(A))
+    fleet.apply(ev.RefitClosed(refit_id))
+    assert fleet.tick(1) == []
+    succeed(fleet, "a")
+    learn = do.LearnChecksums(A, 1)
+    assert worker.state is WorkerState.SLEEPING
+    assert [fleet.tick(wait_s) for wait_s in (0, RESYNC_FIRST_S, RESYNC_FIRST_S, RESYNC_FIRST_S)] == [
+        [learn],
+        [learn],
+        [],
+        [learn],
+    ]
+    say_checksums(fleet, "a")
+    assert fleet.tick(RESYNC_LAST_S) == []
+    fleet.apply(ev.WakeRequested(A))
+    succeed(fleet, "a")
+    refit(fleet, "2", "a")
+    assert fleet.tick(0) == [do.LearnChecksums(A, 1)]
+
+
+def test_nobody_is_asked_for_the_checksums_of_what_nobody_has() -> None:
+    fleet = fleet_of("a")
+    refit(fleet, "1", "a")
+    fleet.apply(ev.RemovalRequested(A, force=True))
+    fleet.add("b")
+    assert fleet.tick(RESYNC_LAST_S) == []
+
+
 def test_what_an_operator_did_is_remembered() -> None:
     fleet = fleet_of()
     quarantined, held = restore(fleet, "a", quarantined=True), restore(fleet, "b", held=True)

@@ -245,6 +245,17 @@ async def test_a_worker_whose_silent_connection_was_cut_is_looked_at(its: str, l
         assert worker.loaded is loaded
 
 
+async def test_a_version_that_nobody_knows_is_learned_from_a_worker_that_has_it() -> None:
+    async with serving(answering(reply(200, b'{"transformer":"same"}'))) as url, runtime() as run:
+        worker = run.fleet.join(str(url))
+        run.effects.run(do.LearnChecksums(worker.worker_id, worker.incarnation))
+
+        async def known() -> bool:
+            return run.fleet.pool.ledger.expected("m", Unversioned.BASE) == {"transformer": "same"}
+
+        await eventually(known, bool)
+
+
 @pytest.mark.parametrize("status", [400, 500])
 async def test_a_worker_that_refuses_weights_because_it_sleeps_is_asleep(status: int) -> None:
     asleep = b'{"success":false,"message":"Cannot update weights while the server is sleeping. Call resume."}'

@@ -85,14 +85,22 @@ class Resyncer:
         return verdict
 
     async def check(self, worker: Worker) -> None:
-        """Look at what a serving worker has, and tell the pool if that can be told."""
-        group, loaded, updates = worker.weight_group or "", worker.loaded, worker.updates
-        expected = await self._baselines.expected(group, loaded)
+        """Look at what a worker has that serves or sleeps, and tell the pool if that can be told."""
+        name, updates = worker.weight_group or "", worker.updates
+        group = self._fleet.pool.ledger.group(name)
+        sequence = group.sequence
+        expected = await self._baselines.expected(
+            name, group.wanted if worker.loaded is Unversioned.UNCHECKED else worker.loaded
+        )
         found = await self._baselines.read(worker) if expected else None
         if found:
             matches = found == expected
             _log.info("weights_checked", worker=worker.worker_id, matches=matches)
-            self._fleet.apply(WeightsChecked(worker.worker_id, worker.incarnation, updates, matches))
+            self._fleet.apply(WeightsChecked(worker.worker_id, worker.incarnation, updates, matches, sequence))
+
+    def learn(self, worker: Worker) -> None:
+        """Have it found out what a worker's weights hash to."""
+        self._baselines.take_new(worker, worker.weight_group or "", worker.loaded)
 
     async def _compare(self, worker: Worker, plan: ResyncPlan) -> Verdict:
         """Hold a worker against what its peers started with."""

@@ -59,8 +59,19 @@ class ResyncWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnChecksums:
+    """Ask a worker, or another that has the same, what its weights hash to; ends in `ChecksumsRead` if one says it."""
+
+    worker_id: WorkerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class CheckWeights:
-    """Compare a serving worker's checksums with the ledger's; ends in `WeightsChecked` if that can be told."""
+    """Compare a worker's checksums with those of what it has loaded, or of its group's target if that is unchecked.
+
+    Changes nothing on the worker, which may serve or sleep. Ends in `WeightsChecked` if it can be told.
+    """
 
     worker_id: WorkerId
     incarnation: int
@@ -121,6 +132,7 @@ Command = (
     | ResumeMemory
     | UpdateWeights
     | ResyncWeights
+    | LearnChecksums
     | CheckWeights
     | CancelLeases
     | AnnounceDrain

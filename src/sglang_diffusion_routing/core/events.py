@@ -262,12 +262,16 @@ class SentinelLost:
 
 @dataclass(frozen=True, slots=True)
 class WeightsChecked:
-    """A worker's checksums were compared with the ledger's; `updates` is its count when it was asked."""
+    """A worker's checksums were compared with the ledger's.
+
+    updates, sequence: its count, and that of its group's targets, when it was asked.
+    """
 
     worker_id: WorkerId
     incarnation: int
     updates: int
     matches: bool
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

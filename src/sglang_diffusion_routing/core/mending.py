@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.outlook import ResyncPlan, outlook, plan
-from sglang_diffusion_routing.core.state import Health, Trigger, WorkerState
+from sglang_diffusion_routing.core.state import COMMANDED, Health, Trigger, WorkerState
 from sglang_diffusion_routing.core.transitions import Transitions
 from sglang_diffusion_routing.core.weights import BEFORE_ANY_REFIT, Currency, Loaded, OpenRefit, Unversioned
 from sglang_diffusion_routing.core.worker import DRAIN_LIMIT_S, Order, Watch, Worker, WorkerId
@@ -31,7 +33,8 @@ class Mending(Transitions):
         self._resync = resync
         # By incarnation, and by weight group.
         self._holds: dict[int, str] = {}
-        self._holders: dict[str, set[int]] = {}
+        self._holders: dict[str, dict[int, Worker]] = {}
+        self._questioned: dict[str, tuple[int, float]] = {}
 
     # Readings.
 
@@ -104,17 +107,47 @@ class Mending(Transitions):
             if worker.currency is not Currency.CURRENT and self._may_resync(worker, now_s):
                 self._begin_resync(worker, now_s)
 
+    def _ask_around(self, now_s: float) -> None:
+        """Have found out what nobody knows of the groups' targets, now and then until it is known."""
+        for name in self.ledger.groups:
+            questions = self._questions(name)
+            if not questions:
+                self._questioned.pop(name, None)
+                continue
+            times, due_s = self._questioned.get(name, (0, now_s))
+            if due_s <= now_s:
+                self._commands += questions
+                self._questioned[name] = (times + 1, now_s + _wait_s(times))
+
+    def _questions(self, name: str) -> list[do.Command]:
+        """Say who must be asked so that the next run of the router can tell, or this one, which weights these are.
+
+        Whoever has a target whose checksums are not known; and of a remembered target those that cannot be drained
+        for it, for they may be the only ones that have it.
+        """
+        group = self.ledger.group(name)
+        if group.target is None or not self.ledger.mends(name):
+            return []
+        known = self.ledger.expected(name, group.target) is not None
+        if known and group.unproven:
+            workers = (worker for worker in self._workers.values() if worker.weight_group == name)
+            return [do.CheckWeights(one.worker_id, one.incarnation) for one in workers if _can_only_say(one)]
+        if not known and not group.unproven:
+            can_say = filter(_can_say, self._holders.get(name, {}).values())
+            return [do.LearnChecksums(one.worker_id, one.incarnation) for one in islice(can_say, 1)]
+        return []
+
     def _note_holders(self) -> None:
         """Write down which groups have lost their last worker with the target, and which have one again."""
         moved: set[str] = set()
         for worker in self._changed.values():
             held, holds = self._holds.pop(worker.incarnation, None), self._held_by(worker)
             if held is not None:
-                self._holders[held].discard(worker.incarnation)
+                del self._holders[held][worker.incarnation]
                 moved.add(held)
             if holds is not None:
                 self._holds[worker.incarnation] = holds
-                self._holders.setdefault(holds, set()).add(worker.incarnation)
+                self._holders.setdefault(holds, {})[worker.incarnation] = worker
                 moved.add(holds)
         for name in moved:
             self.ledger.note_held(name, held=bool(self._holders[name]))
@@ -183,10 +216,16 @@ class Mending(Transitions):
         elif order.version is None:
             worker.loaded = Unversioned.BASE
         else:
-            worker.loaded = order.version
-            if self.ledger.prove(name):
-                self._judge_groups({name})
+            self._has_target(worker)
         self._renew(worker)
+        self._judge(worker)
+
+    def _has_target(self, worker: Worker) -> None:
+        """Take in that a worker has its group's target, and with it the others' proof of a remembered one."""
+        name = worker.weight_group or ""
+        worker.loaded = self.ledger.group(name).wanted
+        if self.ledger.prove(name):
+            self._judge_groups({name})
         self._judge(worker)
 
     def _not_brought(self, worker: Worker, order: Order, why: str, now_s: float) -> None:
@@ -200,9 +239,8 @@ class Mending(Transitions):
 
     def _put_off(self, worker: Worker, why: str, now_s: float) -> None:
         """Wait before the next resync of a worker."""
-        wait_s = min(RESYNC_FIRST_S * float(2 ** min(worker.resync_failures, 16)), RESYNC_LAST_S)
+        worker.resync_due_s = now_s + _wait_s(worker.resync_failures)
         worker.resync_failures += 1
-        worker.resync_due_s = now_s + wait_s
         worker.resync_error = why
         self._judge(worker)
 
@@ -230,3 +268,20 @@ class Mending(Transitions):
         seen = outlook(self.ledger, worker, resync=self._resync)
         worker.mends, worker.weights_reason = seen.mends, seen.reason
         self._touch(worker)
+
+
+def _wait_s(failures: int) -> float:
+    """Give the wait before the next attempt."""
+    return min(RESYNC_FIRST_S * float(2 ** min(failures, 16)), RESYNC_LAST_S)
+
+
+def _can_say(worker: Worker) -> bool:
+    """Tell whether a worker can be asked for what it has, and goes on having it, as far as one knows."""
+    return worker.health is Health.HEALTHY and worker.state not in COMMANDED
+
+
+def _can_only_say(worker: Worker) -> bool:
+    """Tell whether a remembered worker can be asked for what it has, and cannot be drained for more than that."""
+    serves = worker.state is WorkerState.ACTIVE and worker.health is Health.HEALTHY
+    asked = worker.watch is Watch.STANDS and worker.state not in COMMANDED and not worker.sleep_first
+    return asked and not serves and worker.loaded is Unversioned.UNCHECKED

@@ -141,7 +141,13 @@ class News(Mending):
 
     @_seen.register
     def _(self, event: ev.WeightsChecked, worker: Worker, now_s: float) -> None:
-        if not event.matches and worker.updates == event.updates:
+        if worker.updates != event.updates:
+            return
+        if worker.loaded is Unversioned.UNCHECKED:
+            group = self.ledger.group(worker.weight_group or "")
+            if event.matches and group.sequence == event.sequence:
+                self._has_target(worker)
+        elif not event.matches:
             worker.loaded = Unversioned.SUSPECT
             self._judge(worker)
 

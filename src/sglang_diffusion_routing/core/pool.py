@@ -66,7 +66,7 @@ class Pool(News):
             self._seen(event, worker, now_s)
 
     def tick(self, now_s: float) -> list[Command]:
-        """Give up the drains whose limit has passed, and try again to mend the workers that are due."""
+        """Give up the drains whose limit has passed, mend the workers that are due, and ask for what is not known."""
         self._begin()
         for worker in list(self._workers.values()):
             if worker.drain_deadline_s is not None and worker.drain_deadline_s <= now_s:
@@ -75,6 +75,7 @@ class Pool(News):
                 if order is not None and order.resync:
                     self._put_off(worker, "the drain limit has passed", now_s)
         self._mend_later(now_s)
+        self._ask_around(now_s)
         self._note_holders()
         return self._commands
 

@@ -66,6 +66,8 @@ class Effects:
                 self._with(worker_id, self._prober.probe)
             case do.OpenSentinel(worker_id):
                 self._with(worker_id, self._sentinels.open)
+            case do.LearnChecksums(worker_id):
+                self._with(worker_id, self._resyncer.learn)
             case do.CheckWeights(worker_id):
                 self._with(worker_id, self._check)
             case do.ReleaseMemory() | do.ResumeMemory() | do.UpdateWeights() | do.ResyncWeights():
