@@ -377,7 +377,7 @@ class TestCost:
     async def test_the_worker_is_done_when_a_sized_reply_begins(self, one: World) -> None:
         client, peer, _ = await self.spec(one, post())
         (lease,) = one.fleet.scheduler.leases_of(one.workers[0].worker_id)
-        await eventually(lambda: one.fleet.now_s() >= lease.granted_s + SHORT_S)
+        await eventually(lambda: one.fleet.now_s() >= lease.granted_s + 2 * SHORT_S)
         await peer.send(sized(b"x" * 10)[:-5])
         await client.read_head()
         assert lease.done_s is not None

@@ -83,7 +83,7 @@ class Lane:
     held: stations, of this lane and others, that have yet to show that they work well (`core/ramp.py`).
     """
 
-    __slots__ = ("free", "full", "held", "hope", "key", "lines", "policy", "sleepers")
+    __slots__ = ("free", "full", "held", "hope", "key", "lines", "policy", "sleepers", "weighs")
 
     def __init__(
         self,
@@ -94,6 +94,7 @@ class Lane:
     ) -> None:
         self.key = key
         self.policy = policy
+        self.weighs = policy.weighs
         self.held = held
         self.free = LoadBuckets()
         self.full = LoadBuckets()
@@ -151,7 +152,7 @@ class Lane:
         return self.policy.choose(self.free, avoid, cost, now_s, look)
 
     def _for_job(self, avoid: AbstractSet[WorkerId], cost: float, now_s: float) -> Station | None:
-        best = self._soonest if self.policy.weighs else self._least_of_all
+        best = self._soonest if self.weighs else self._least_of_all
         # No cap keeps jobs from a worker that has much to show yet; there only has to be another one.
         busy = {station.worker.worker_id for station in self.held if station.load >= station.cap}
         return (best(avoid | busy, cost, now_s) if busy else None) or best(avoid, cost, now_s)

@@ -83,7 +83,7 @@ class Matching:
         if key.bound is not None:
             return self._demands.bound(lane, key) is not None
         avoid = self._demands.avoid(key)
-        if freed is None or lane.policy.weighs:
+        if freed is None or lane.weighs:
             # Where work may be held back, others than the one that was freed have room too.
             return lane.can_grant(avoid, creates_job=key.creates_job)
         return freed.load < freed.cap and freed.worker.worker_id not in avoid
@@ -118,6 +118,6 @@ def _may_hold(lane: Lane, spec: WorkSpec, key: LineKey | None) -> bool:
 
     Nothing that is tied to a worker is held back from it, and nothing is held back for the sake of spreading.
     """
-    if not lane.policy.weighs or not lane.full.size or spec.creates_job:
+    if not lane.weighs or not lane.full.size or spec.creates_job:
         return False
     return key is None or (key.bound is None and not key.spread)

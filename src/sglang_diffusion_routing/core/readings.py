@@ -14,7 +14,10 @@ from sglang_diffusion_routing.core.worker import WorkerId
 
 
 class Readings:
-    """The scheduler's parts, and what they show. Nothing here changes anything."""
+    """The scheduler's parts, and what they show. Nothing here changes anything.
+
+    model_matters: whether workers serve different models, or may, so that the model that a request names must be known.
+    """
 
     def __init__(self, lanes: Lanes, queue: Queue, stations: Stations, experience: Experience) -> None:
         self._lanes = lanes
@@ -22,6 +25,7 @@ class Readings:
         self._stations = stations
         self._by_id, self._by_worker = stations.by_id, stations.by_worker
         self._experience = experience
+        self.model_matters = False
 
     @property
     def queued(self) -> int:
@@ -39,11 +43,6 @@ class Readings:
     def queued_since_s(self) -> float | None:
         """The instant since which the oldest of what waits has waited, None while nothing does."""
         return self._lanes.oldest_s()
-
-    @property
-    def model_matters(self) -> bool:
-        """Whether workers serve different models, or may, so that the model that a request names must be known."""
-        return self._lanes.models_differ
 
     def in_flight(self, worker_id: WorkerId) -> int:
         """Count a worker's live leases; 0 for one that is not here."""

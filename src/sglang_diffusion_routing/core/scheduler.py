@@ -33,6 +33,9 @@ from sglang_diffusion_routing.core.work import (
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId
 from sglang_diffusion_routing.errors import NoRoutableWorker, RouterError, UnknownWorker
 
+_SERVER_ERROR = Result.SERVER_ERROR
+"""An enum's member costs 0.1 microseconds each time it is looked up by its class (Python 3.11)."""
+
 
 class Scheduler(Readings):
     """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
@@ -79,7 +82,7 @@ class Scheduler(Readings):
             key = self._ties.key_of(lane, spec, now_s)
             station = None if self.paused else self._matching.station_for(lane, spec, key, now_s)
         if station is not None:
-            may_wait = lane.policy.weighs and self._queue.met(spec) is None
+            may_wait = lane.full.size and lane.weighs and self._queue.met(spec) is None
             if not may_wait or self._matching.is_worth(lane, station, spec, key, now_s):
                 if lane.lines.count:
                     lane.lines.passed_by(spec.tenant, spec)
@@ -140,7 +143,7 @@ class Scheduler(Readings):
         self.live_leases -= 1
         station = self._by_worker[lease.worker]
         counts = not lease.spec.skips_queue
-        if result <= Result.SERVER_ERROR:
+        if result <= _SERVER_ERROR:
             station.answered_s = now_s
             if counts:
                 self._experience.learn(station, lease, status, now_s)
@@ -203,6 +206,7 @@ class Scheduler(Readings):
         self._lanes.touched()
         self._demands.forget()
         change = self._stations.refresh(workers)
+        self.model_matters = self._lanes.models_differ
         if not change.moved and not self._queue.has_demands:
             # Else a worker may have come to have other weights and go on as if nothing were.
             return []
@@ -223,7 +227,7 @@ class Scheduler(Readings):
             else:
                 self._step_out(ticket)
                 decisions.append(Refused(ticket, error))
-        held = [lane for lane in self._lanes.all if lane.policy.weighs and lane.lines.shared and lane.free.size]
+        held = [lane for lane in self._lanes.all if lane.weighs and lane.lines.shared and lane.free.size]
         return decisions + self._dispatch(held, now_s) if held else decisions
 
     def pause(self) -> None:
