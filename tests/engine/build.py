@@ -29,7 +29,13 @@ INPUTS = HERE / "environment"
 LINK = HERE.parents[1] / ".engine"
 DEVICES = ("cpu", "cuda")
 # folder: kind and seed; SGLang tells the kind of a model by its folder's name
-MODELS = {"tiny-sd3-medium": ("sd3", 0), "other-sd3-medium": ("sd3", 1), "tiny-wanpipeline": ("wan", 0)}
+MODELS = {
+    "tiny-sd3-medium": ("sd3", 0),
+    "other-sd3-medium": ("sd3", 1),
+    "tiny-wanpipeline": ("wan", 0),
+    "first-lora": ("lora", 1),
+    "second-lora": ("lora", 2),
+}
 UNUSED_S = 30 * 86_400.0  # an environment of other inputs goes when nobody has used it for so long
 
 RUN = """\

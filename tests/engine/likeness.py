@@ -11,11 +11,16 @@ import msgpack
 MEASURED = {
     "id": "made up for each request",
     "request_id": "made up for each request",
+    "first_id": "made up for each request",
+    "last_id": "made up for each request",
     "created": "the time",
+    "created_at": "the time",
+    "completed_at": "the time",
     "inference_time_s": "the time it took",
     "b64_json": "another model's picture",
     "output": "another model's picture",
     "file_path": "holds the id",
+    "file_paths": "hold the id",
     "output_file_paths": "hold the time",
     "stages": "what the real engine is made of, with times",
     "total_duration_ms": "the time it took",
@@ -25,7 +30,7 @@ MEASURED = {
 CHANGING = {"date", "etag", "last-modified"}  # headers whose values depend on the moment or on the picture
 OWN = {"x-sim-worker", "x-sim-weights"}  # headers with which the simulated worker says what it is
 OWN_FIELDS = {"simulated", "simulated_by"}  # in its /server_info, likewise
-RANGE = re.compile(r"(bytes \d+-\d+/)\d+")
+RANGE = re.compile(r"(bytes (?:\d+-\d+|\*)/)\d+")
 CHECKSUM = re.compile(r"\b[0-9a-f]{64}\b")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -1,14 +1,17 @@
 """The simulated worker answers as the real one: route by route, refusal by refusal."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import pytest
 
+from engine.image_probes import IMAGE_PROBES
 from engine.likeness import likeness
-from engine.probes import PROBES, Asker
+from engine.probes import Asker, Probe
+from engine.video_probes import VIDEO_PROBES
 from engine.worker import EngineWorker
 from sglang_diffusion_routing.sim.process import SimProcess
 from sglang_diffusion_routing.sim.weights import write_checkpoint
@@ -34,10 +37,10 @@ class Pair:
         for url in self.urls:
             yield httpx2.get(f"{url}/openapi.json").json()
 
-    def differences(self) -> dict[str, Any]:
-        """Ask both everything, in order; give what they answer differently."""
+    def differences(self, probes: tuple[Probe, ...]) -> dict[str, Any]:
+        """Ask both, in order; give what they answer differently."""
         found: dict[str, Any] = {}
-        for probe in PROBES:
+        for probe in probes:
             real, simulated = (
                 likeness(asker.ask(probe), names) for asker, names in zip(self.askers, self._names, strict=True)
             )
@@ -50,32 +53,49 @@ class Pair:
         return found
 
 
+@contextmanager
+def beside(real: EngineWorker, kind: Literal["sd3", "wan"], folder: Path) -> Iterator[Pair]:
+    """Start a simulated worker like a real one, slow enough that what is asked next finds a long job still running."""
+    own, own_other = folder / "own", folder / "other"
+    write_checkpoint(own, 0, model=kind)
+    write_checkpoint(own_other, 1, model=kind)
+    other = Path(real.model).with_name("other-sd3-medium")
+    with SimProcess(model=kind, model_path=str(own), seconds_per_mpx_step=0.5) as simulated:
+        yield Pair(real, other, simulated, own, own_other)
+
+
 @pytest.fixture(scope="module")
-def pair(engine: Path, image_worker: EngineWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("simulated")
-    own, own_other = folder / "tiny-sd3-medium", folder / "other-sd3-medium"
-    write_checkpoint(own, 0)
-    write_checkpoint(own_other, 1)
-    with SimProcess(model="sd3", model_path=str(own)) as simulated:
-        yield Pair(image_worker, engine / "models" / "other-sd3-medium", simulated, own, own_other)
+def image_pair(image_worker: EngineWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with beside(image_worker, "sd3", tmp_path_factory.mktemp("simulated-sd3")) as pair:
+        yield pair
 
 
-def test_both_have_the_same_routes_and_each_is_asked(pair: Pair) -> None:
-    real, simulated = (routes(schema) for schema in pair.schemas())
+@pytest.fixture(scope="module")
+def video_pair(video_worker: EngineWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with beside(video_worker, "wan", tmp_path_factory.mktemp("simulated-wan")) as pair:
+        yield pair
+
+
+def test_both_have_the_same_routes_and_each_is_asked(image_pair: Pair) -> None:
+    real, simulated = (routes(schema) for schema in image_pair.schemas())
     assert real - simulated == set()
     assert simulated - real == set()
-    asked = {(probe.method, probe.target.partition("?")[0]) for probe in PROBES}
+    asked = {(probe.method, probe.target.partition("?")[0]) for probe in IMAGE_PROBES}
     missed = {(method, path) for method, path in real if not any(method == m and fits(path, t) for m, t in asked)}
     assert missed == set()
 
 
-def test_both_take_the_same_fields(pair: Pair) -> None:
-    real, simulated = (fields(schema) for schema in pair.schemas())
+def test_both_take_the_same_fields(image_pair: Pair) -> None:
+    real, simulated = (fields(schema) for schema in image_pair.schemas())
     assert simulated == real
 
 
-def test_both_answer_every_request_alike(pair: Pair) -> None:
-    assert pair.differences() == {}
+def test_both_answer_everything_alike_that_an_image_model_is_asked(image_pair: Pair) -> None:
+    assert image_pair.differences(IMAGE_PROBES) == {}
+
+
+def test_both_answer_everything_alike_that_a_video_model_is_asked(video_pair: Pair) -> None:
+    assert video_pair.differences(VIDEO_PROBES) == {}
 
 
 def routes(schema: dict[str, Any]) -> set[tuple[str, str]]:

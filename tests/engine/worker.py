@@ -1,6 +1,7 @@
 """One real worker as a process of its own, without a router."""
 
 import contextlib
+import ctypes
 import os
 import random
 import signal
@@ -49,6 +50,7 @@ class EngineWorker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # its schedulers are processes too, and end with it as one group
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it calls the kernel and nothing else
                 env={**os.environ, "TMPDIR": str(self._folder)},
             )
         try:
@@ -82,6 +84,11 @@ class EngineWorker:
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(STOP_S)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process in order when the one that started it dies, however it dies (prctl(2))."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

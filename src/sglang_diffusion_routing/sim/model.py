@@ -95,8 +95,9 @@ class Model:
         except (CheckpointMissing, CheckpointIncomplete) as error:
             return Outcome(success=False, message=str(error))
         for name, tensors in loaded.items():
-            if not _is_text_encoder(name):
-                self._modules[name] = seeded_module(f"misloaded:{model_path}", name) if misload else tensors
+            fresh = seeded_module(f"misloaded:{model_path}", name) if misload else tensors
+            kept = {kept: tensor for kept, tensor in self._modules[name].items() if not _is_loaded(name, kept)}
+            self._modules[name] = {**fresh, **kept}
         if "transformer" in loaded:
             self.adapters.drop()
         self._settle()
@@ -147,7 +148,7 @@ class Model:
                     message=f"Failed to update module '{module}' from tensor: {error}. The pipeline may be partially "
                     "updated. Please discard the whole weights and reload from a known-good checkpoint.",
                 )
-            if not _is_text_encoder(module):
+            if _is_loaded(module, name):
                 self._modules[module] = {**self._modules[module], name: tensor}
         if "transformer" in targets:
             self.adapters.drop()
@@ -194,8 +195,9 @@ class Model:
         self._settle()
 
 
-def _is_text_encoder(module: str) -> bool:
-    return module.startswith("text_encoder")
+def _is_loaded(module: str, name: str) -> bool:
+    """Say whether a refit reaches a tensor: SGLang fuses some of text encoders, and passes over their names in files."""
+    return not (module.startswith("text_encoder") and name.startswith("attention."))
 
 
 def _split_name(full_name: str, targets: list[str]) -> tuple[str, str]:

@@ -23,7 +23,7 @@ _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "transformer": {"style.weight": (CHANNELS, WAVES, WAVES), "style.gain": (CHANNELS,)},
     "vae": {"decoder.weight": (3, CHANNELS), "decoder.bias": (3,)},
 }
-_OTHER_SHAPES: dict[str, tuple[int, ...]] = {"embedding.weight": (32, 16)}
+_OTHER_SHAPES: dict[str, tuple[int, ...]] = {"embedding.weight": (32, 16), "attention.weight": (16, 16)}
 
 
 class CheckpointMissing(ValueError):

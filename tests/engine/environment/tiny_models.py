@@ -1,4 +1,4 @@
-"""Write a tiny pipeline with random weights to a folder: `python tiny_models.py sd3|wan FOLDER SEED`.
+"""Write a tiny pipeline with random weights to a folder: `python tiny_models.py sd3|wan|lora FOLDER SEED`.
 
 Run by the interpreter of the engine's environment. SGLang knows a model by its folder's name, which must hold
 `sd3-medium` or `wanpipeline`. All sizes are the smallest that the pipelines take.
@@ -6,10 +6,12 @@ Run by the interpreter of the engine's environment. SGLang knows a model by its 
 
 import os
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import diffusers
+import safetensors.torch
 import torch
 import transformers
 
@@ -101,6 +103,18 @@ def wan():
     )
 
 
+def write_lora(folder):
+    """A LoRA of rank 4 for the Stable Diffusion 3 above, named as SGLang takes it: without the transformer's name."""
+    Path(folder).mkdir(parents=True)
+    tensors = {}
+    for block in range(2):
+        for layer in ("to_q", "to_k", "to_v"):
+            name = f"transformer_blocks.{block}.attn.{layer}"
+            tensors[f"{name}.lora_A.weight"] = torch.randn(4, 64)
+            tensors[f"{name}.lora_B.weight"] = torch.randn(64, 4)
+    safetensors.torch.save_file(tensors, Path(folder) / "pytorch_lora_weights.safetensors")
+
+
 def _byte_alphabet():
     """Give the 256 characters that stand for bytes in CLIP's vocabulary (openai/CLIP, simple_tokenizer.py)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -151,7 +165,10 @@ def main():
     """Make the pipeline that the command line names."""
     kind, folder, seed = sys.argv[1:]
     torch.manual_seed(int(seed))
-    {"sd3": sd3, "wan": wan}[kind]().save_pretrained(folder, safe_serialization=True)
+    if kind == "lora":
+        write_lora(folder)
+    else:
+        {"sd3": sd3, "wan": wan}[kind]().save_pretrained(folder, safe_serialization=True)
 
 
 if __name__ == "__main__":
