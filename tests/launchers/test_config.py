@@ -54,6 +54,11 @@ def test_the_file_that_the_older_routers_take_is_taken_as_it_stands(file: Path) 
     )
 
 
+def test_the_same_file_is_taken_for_ray(file: Path) -> None:
+    config = read_text(file, AS_DOCUMENTED.replace("backend: local", "backend: ray"))
+    assert config == read_text(file, AS_DOCUMENTED).model_copy(update={"backend": BackendName.RAY})
+
+
 def test_a_model_is_all_that_must_be_said(file: Path) -> None:
     assert read_text(file, "launcher: {model: m}\n") == LauncherConfig(model="m")
 
@@ -145,8 +150,8 @@ def test_a_bad_value_gets_one_sentence_with_its_key_and_line(file: Path, line: s
             " line 4: worker_gpu_ids gives worker 0 1 GPUs, not 2",
         ),
         (
-            "launcher:\n  model: m\n  backend: ray\n  worker_base_port: 10090\n",
-            " line 4: worker_base_port means nothing to the backend ray, only to local and external",
+            "launcher:\n  model: m\n  backend: ray\n  worker_gpu_ids: ['0']\n",
+            " line 4: worker_gpu_ids means nothing to the backend ray, only to local",
         ),
     ],
 )

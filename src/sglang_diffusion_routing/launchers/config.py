@@ -118,33 +118,33 @@ class LauncherConfig(BaseModel):
     model: Text = _key(..., "the model's path or id, as `--model-path` takes it")
     num_workers: int = _key(1, "how many workers", ge=1, le=WORKERS_MAX)
     num_gpus_per_worker: int = _key(1, "GPUs of each worker; 0 for an engine that needs none", ge=0, le=64)
-    worker_host: Text = _key("127.0.0.1", "address that the workers listen on", LOCAL, EXTERNAL)
-    worker_base_port: Port = _key(
-        10_090, "worker i listens on this + 2i; the port above is its broker's", LOCAL, EXTERNAL
+    worker_host: Text = _key(
+        "127.0.0.1", "address that the workers listen on; with ray, loopback stands for the node's own"
     )
+    worker_base_port: Port = _key(10_090, "worker i listens on this + 2i; the port above is its broker's")
     worker_gpu_ids: GpuIds = _key(
         None, "the GPUs of each worker; else those of CUDA_VISIBLE_DEVICES, else those found", LOCAL
     )
-    worker_extra_args: Words = _key((), "further arguments of each worker")
+    worker_extra_args: Words = _key((), "further arguments of each worker", LOCAL, RAY)
     worker_command: Command = _key(("sglang", "serve"), "what is called with the arguments", LOCAL, RAY)
-    worker_env: Environment = _key({}, "environment variables of each worker, beside the router's own", LOCAL, RAY)
+    worker_env: Environment = _key({}, "environment variables of each worker, beside the router's own")
+    address: Text = _key("auto", "the Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT", RAY)
+    num_cpus_per_worker: int = _key(1, "CPUs that Ray sets aside for each worker", RAY, ge=0, le=1024)
     wait_timeout_s: Seconds = _key(600.0, "how long a worker may take until it serves", gt=0)
     stop_timeout_s: Seconds = _key(10.0, "how long a worker that is asked to end may take until it is killed", ge=0)
-    master_port_base: Port = _key(30_005, "first port of worker 0's process group", LOCAL)
-    scheduler_port_base: Port = _key(5555, "first port of worker 0's schedulers", LOCAL)
+    master_port_base: Port = _key(30_005, "first port of worker 0's process group", LOCAL, RAY)
+    scheduler_port_base: Port = _key(5555, "first port of worker 0's schedulers", LOCAL, RAY)
     internal_port_stride: int = _key(
-        1000, "worker i has these ports this much times i further on", LOCAL, ge=1, le=65_535
+        1000, "worker i has these ports this much times i further on", LOCAL, RAY, ge=1, le=65_535
     )
     restart_delay_s: Seconds = _key(1.0, "wait after a first death; doubled after each that follows", ge=0)
     restart_delay_max_s: Seconds = _key(60.0, "longest wait after a death", ge=0)
     restart_limit: int = _key(5, "deaths, none of them after a time of serving, that are a crash loop", ge=1, le=1000)
     restart_window_s: Seconds = _key(300.0, "serving for this long makes earlier deaths forgotten", gt=0)
     log_dir: Text | None = _key(
-        None, "folder of the workers' logs; else one beside the router's state", LOCAL, EXTERNAL
+        None, "folder of the workers' logs; else one beside the router's state, with ray one in the node's /tmp"
     )
-    log_max_bytes: Bytes = _key(
-        64 * 2**20, "a worker's log; the one before it is kept beside it", LOCAL, EXTERNAL, ge=2**16
-    )
+    log_max_bytes: Bytes = _key(64 * 2**20, "a worker's log; the one before it is kept beside it", ge=2**16)
 
 
 def names() -> dict[str, str]:
@@ -200,7 +200,7 @@ def _checked(path: Path, root: yaml_file.Entry, entries: tuple[yaml_file.Entry, 
         raise BadSetting(where, _sentence(fault, values.get(field))) from None
     for field, line in lines.items():
         allowed = backends_of(field)
-        if allowed and config.backend.value not in allowed:
+        if values[field] is not None and allowed and config.backend.value not in allowed:
             why = f"means nothing to the backend {config.backend.value}, only to {' and '.join(allowed)}"
             raise BadSetting(f"{path} line {line}: {names()[field]}", why)
     return _consistent(path, lines, config)

@@ -13,6 +13,7 @@ import structlog
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.launchers import gpus
 from sglang_diffusion_routing.launchers.config import LauncherConfig
+from sglang_diffusion_routing.launchers.engine_command import OPTIONAL_FLAGS, Listening, engine_command
 from sglang_diffusion_routing.launchers.leftovers import Run
 from sglang_diffusion_routing.launchers.optional_flags import known_flags
 from sglang_diffusion_routing.launchers.ports import LAST_PORT, Ports
@@ -20,21 +21,14 @@ from sglang_diffusion_routing.launchers.process import Spec, WorkerProcess
 
 _log = structlog.get_logger(__name__)
 
-OPTIONAL_FLAGS = ("--strict-ports", "--sleep-on-idle")
-"""A port that was reserved must not be left for another without a word, and an idle worker must not burn a core; an
-engine that does not know one of them is started without it."""
-
 PORTS_TRIED = 1000
-_ANY = frozenset({"", "0.0.0.0", "::", "[::]"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """What a slot has for as long as the router runs: its ports and its GPUs."""
 
-    port: int
-    master_port: int
-    scheduler_port: int
+    listening: Listening
     gpus: str | None
 
 
@@ -80,12 +74,13 @@ class LocalBackend:
         config = self._config
         # Another router may have the first ones: its workers and these are then interleaved.
         port = self._ports.first_free(range(config.worker_base_port, LAST_PORT, 2)[slot : slot + PORTS_TRIED], 2)
-        return _Place(
+        listening = Listening(
+            config.worker_host,
             self._found(port, slot, "worker_base_port", config.worker_base_port),
             self._internal(slot, "master_port_base", config.master_port_base),
             self._internal(slot, "scheduler_port_base", config.scheduler_port_base),
-            ids,
         )
+        return _Place(listening, ids)
 
     def _internal(self, slot: int, key: str, base: int) -> int:
         first = base + slot * self._config.internal_port_stride
@@ -100,39 +95,17 @@ class LocalBackend:
     async def launch(self, slot: int) -> WorkerProcess:
         config, place = self._config, self._places[slot]
         assert self._run is not None
-        host = "127.0.0.1" if config.worker_host in _ANY else config.worker_host
-        shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         return await WorkerProcess.start(
             Spec(
-                url=f"http://{shown}:{place.port}",
-                command=self._command(place),
+                url=place.listening.url("127.0.0.1"),
+                command=engine_command(config, place.listening, self._flags),
                 env=self._env(place),
-                log=self._log_dir / f"worker-{place.port}.log",
+                log=self._log_dir / f"worker-{place.listening.port}.log",
                 log_max_bytes=config.log_max_bytes,
                 token=self._run.token_of(slot),
                 facts={"gpus": place.gpus},
             )
         )
-
-    def _command(self, place: _Place) -> list[str]:
-        config = self._config
-        gpu_flags = ["--num-gpus", str(config.num_gpus_per_worker)] if config.num_gpus_per_worker else []
-        return [
-            *config.worker_command,
-            "--model-path",
-            config.model,
-            *gpu_flags,
-            "--host",
-            config.worker_host,
-            "--port",
-            str(place.port),
-            "--master-port",
-            str(place.master_port),
-            "--scheduler-port",
-            str(place.scheduler_port),
-            *self._flags,
-            *config.worker_extra_args,
-        ]
 
     def _env(self, place: _Place) -> dict[str, str]:
         visible = {} if place.gpus is None else {gpus.VISIBLE: place.gpus}

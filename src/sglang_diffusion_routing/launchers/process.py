@@ -29,7 +29,7 @@ class Spec:
 
     env: the whole environment. log: file of its output; the one of the run before becomes `NAME.1`.
     token: a word that no other process on this machine has in its environment, to find what may be left of it.
-    facts: what is worth showing of it.
+    facts: what is worth showing of it. through: a command that starts the guardian, where it cannot be a child.
     """
 
     url: str
@@ -39,6 +39,7 @@ class Spec:
     log_max_bytes: int
     token: str
     facts: Mapping[str, Fact]
+    through: Sequence[str] = ()
 
 
 class WorkerProcess:
@@ -140,6 +141,7 @@ class WorkerProcess:
 async def _start_guardian(spec: Spec, control: socket.socket) -> asyncio.subprocess.Process:
     spec.log.parent.mkdir(parents=True, exist_ok=True)
     return await asyncio.create_subprocess_exec(
+        *spec.through,
         sys.executable,
         # Isolated, and without site-packages: it must start fast, and whatever the worker's environment says.
         "-I",
