@@ -141,6 +141,12 @@ class Fleet:
 
     def ask(self, spec: WorkSpec | None = None) -> Asker:
         """Ask for a lease; whatever the answer, the asker has it."""
+        asker = self.acquire(spec)
+        self.deliver(self.scheduler.follow_up(self.now_s))
+        return asker
+
+    def acquire(self, spec: WorkSpec | None = None) -> Asker:
+        """Ask for a lease, and leave what follows from that for others to be delivered."""
         asker = Asker(spec or WorkSpec(), self.now_s)
         try:
             got = self.scheduler.acquire(asker.spec, asker, self.now_s)
@@ -151,7 +157,6 @@ class Fleet:
                 asker.granted(got)
             else:
                 asker.ticket = got
-        self.deliver(self.scheduler.follow_up(self.now_s))
         return asker
 
     def end(self, asker: Asker, result: Result = Result.OK, status: int = 200) -> list[Command]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from core.fleet import Asker, Fleet, snapshot, url, worker_id
+from core.outside import GroupsSeen, is_kept
 from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.commands import AnswerRequest, Command
@@ -63,9 +64,11 @@ SPECS = st.builds(
     priority=st.sampled_from([0, 0, 0, 4, 9]),
     min_version=st.sampled_from([None, None, None, None, "0", "v1", "v2", "v3", "unheard of"]),
     cost_mpx_steps=st.sampled_from([1.0, 1.0, 2.0, 50.0]),
-    tenant=st.sampled_from(["", "", "", "x", "y"]),
     cost_known=st.booleans(),
-)
+    tenant=st.sampled_from(["", "", "", "x", "y"]),
+    group=st.sampled_from(["", "", "", "g", "h"]),
+    spread=st.sampled_from([False, False, True]),
+).map(lambda spec: replace(spec, spread=spec.spread and bool(spec.group)))
 MAX_REQUESTS, MAX_BYTES = 6, 12
 LEADS_AWAY = {Trigger.HOLD, Trigger.SLEEP, Trigger.REMOVE}
 
@@ -84,6 +87,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.raised: dict[str, list[str]] = {}
         self.last_met_s: dict[Asker, float] = {}
         self.unmet: set[Asker] = set()
+        self.groups = GroupsSeen(self.raised, self.serves)
 
     @initialize(
         policy=st.sampled_from(list(POLICIES)),
@@ -218,13 +222,17 @@ class FleetMachine(RuleBasedStateMachine):
                 raised.append(group.target or "0")
             assert group.sequence == len(raised)
 
-    def serves(self, worker: Worker, spec: WorkSpec) -> bool:
+    def is_met_by(self, worker: Worker, spec: WorkSpec) -> bool:
         return self.takes_work(worker) and self.can_do(worker, spec) and self.meets(worker, spec)
 
+    def serves(self, worker: Worker, spec: WorkSpec) -> bool:
+        return self.is_met_by(worker, spec) and self.groups.is_new_enough(worker, spec)
+
     def can_be_granted(self, spec: WorkSpec) -> bool:
-        return any(
-            self.serves(worker, spec) and (spec.creates_job or self.has_room(worker)) for worker in self.registered()
-        )
+        """It could go to a worker now: to the one that its group is kept on, if that can take it at all."""
+        tied = self.groups.kept.get(spec.group) if is_kept(spec) else None
+        workers = self.registered() if tied is None or not self.serves(tied, spec) else [tied]
+        return any(self.serves(worker, spec) and (spec.creates_job or self.has_room(worker)) for worker in workers)
 
     def has_hope(self, spec: WorkSpec) -> bool:
         return any(self.may_do(worker, spec) and self.comes(worker) for worker in self.registered())
@@ -248,6 +256,7 @@ class FleetMachine(RuleBasedStateMachine):
     # What is decided is judged at once.
 
     def deliver(self, decisions: Sequence[Decision]) -> None:
+        self.groups.look(self.undecided(), self.takes_work)
         for decision in decisions:
             asker = decision.ticket.waiter
             assert isinstance(asker, Asker)
@@ -268,25 +277,48 @@ class FleetMachine(RuleBasedStateMachine):
             assert self.takes_work(worker) if awake else self.sleeps(worker)
             return
         assert self.serves(worker, spec)
+        self.judge_place(asker)
         assert not self.fleet.scheduler.paused
         cap = self.cap_of(worker)
         assert spec.creates_job or cap == 0 or self.load(worker) <= cap
 
+    def judge_place(self, asker: Asker) -> None:
+        """A kept member is where its group is, and a spread one where fewest of its group have been."""
+        assert asker.lease is not None
+        worker, spec = asker.lease.worker, asker.spec
+        assert self.groups.tied_to(asker) in {None, worker}
+        if not spec.group:
+            return
+        if spec.spread and spec.worker is None:
+            had = self.groups.had[spec.group]
+            room = [w for w in self.registered() if self.serves(w, spec) and (spec.creates_job or self.has_room(w))]
+            assert all(had[worker.incarnation] <= had[other.incarnation] for other in room)
+        home = self.groups.kept.get(spec.group)
+        follows = home is None or self.can_do(home, replace(spec, avoid=frozenset()))
+        self.groups.granted(asker, self.undecided(), follows=follows)
+
+    def undecided(self) -> list[Asker]:
+        return [asker for asker in self.askers if asker.ticket is not None and not asker.answers]
+
     def judge_order(self, asker: Asker, worker: Worker) -> None:
         """Nobody earlier in the queue was passed over for this worker, where the order is that of arrival."""
         assert asker.ticket is not None
-        undecided = [other.spec for other in self.askers if other.ticket is not None and not other.answers]
+        undecided = [other.spec for other in self.undecided()]
         if self.weighs or len({(spec.priority, spec.tenant) for spec in [*undecided, asker.spec]}) > 1:
             return
         for other in self.askers:
             if other.ticket is None or other.answers or not other.ticket.sequence < asker.ticket.sequence:
                 continue
             left = other.ticket.waiting is False
-            possible = self.serves(worker, other.spec) and (other.spec.creates_job or self.has_room(worker))
-            assert left or not possible
+            elsewhere = self.groups.tied_to(other) not in {None, worker}
+            has_room = other.spec.creates_job or self.has_room(worker)
+            assert left or elsewhere or not has_room or not self.serves(worker, other.spec)
 
-    def may_be_held(self, spec: WorkSpec) -> bool:
+    def may_be_held(self, asker: Asker) -> bool:
         """Whether there is a busy worker that may be faster than the one with room."""
+        spec = asker.spec
+        if spec.group and (spec.spread or self.groups.tied_to(asker) is not None):
+            return False
         busy = any(self.serves(worker, spec) and not self.has_room(worker) for worker in self.registered())
         return self.weighs and busy and not spec.creates_job and spec.worker is None
 
@@ -304,11 +336,18 @@ class FleetMachine(RuleBasedStateMachine):
 
     def ask_for(self, spec: WorkSpec) -> None:
         queued, size = len(self.waiting()), sum(asker.spec.size_bytes for asker in self.waiting())
+        self.groups.comes(spec)
         could, hope, refusal = self.can_be_granted(spec), self.has_hope(spec), self.refusal_of(spec)
-        paused = self.fleet.scheduler.paused
         full = not spec.avoid and (queued >= MAX_REQUESTS or size + spec.size_bytes > MAX_BYTES)
-        asker = self.fleet.ask(spec)
+        asker = self.fleet.acquire(spec)
         self.askers.append(asker)
+        self.groups.look_at(asker)
+        self.judge_answer(asker, could=could, hope=hope, full=full, refusal=refusal)
+        self.fleet.deliver(self.fleet.scheduler.follow_up(self.fleet.now_s))
+
+    def judge_answer(self, asker: Asker, *, could: bool, hope: bool, full: bool, refusal: type[RouterError]) -> None:
+        """could, hope, full, refusal: what was to be said of such work before it was asked for."""
+        spec, paused = asker.spec, self.fleet.scheduler.paused
         if spec.worker is not None and self.fleet.pool.get(spec.worker) is None:
             assert type(asker.error) is UnknownWorker
             return
@@ -319,14 +358,11 @@ class FleetMachine(RuleBasedStateMachine):
             assert not any(self.can_do(w, spec) and (self.takes_work(w) or self.sleeps(w)) for w in self.registered())
         if spec.skips_queue or (not paused and not hope) or spec.worker in spec.avoid:
             assert type(asker.error) is refusal
-        elif asker.waits:
-            left = queued - (len(self.waiting()) - 1)
-            assert full or not left
-            assert not full or left
-        else:
-            assert full
+        elif full and not self.fleet.scheduler.displaced:
             assert type(asker.error) is QueueFull
-        assert paused or not could or self.may_be_held(spec)
+        else:
+            assert asker.waits
+        assert paused or not could or self.may_be_held(asker)
 
     def running(self) -> list[Asker]:
         return [asker for asker in self.askers if asker.lease is not None and asker.lease.live]
@@ -336,6 +372,8 @@ class FleetMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject, results: list[Result]) -> None:
         for result in results[: len(self.running())]:
             asker = data.draw(st.sampled_from(self.running()))
+            if not asker.spec.skips_queue:
+                self.groups.ended(asker, result)
             self.note(self.fleet.end(asker, result))
             with pytest.raises(AssertionError, match="has ended before"):
                 self.fleet.end(asker, result)
@@ -360,7 +398,7 @@ class FleetMachine(RuleBasedStateMachine):
     @rule(after_s=st.sampled_from([1.0, 5.0, 2_000.0]))
     def pass_time(self, after_s: float) -> None:
         for asker in self.waiting():
-            if any(self.serves(worker, asker.spec) for worker in self.registered()):
+            if any(self.is_met_by(worker, asker.spec) for worker in self.registered()):
                 self.last_met_s[asker] = self.fleet.now_s
         self.note(self.fleet.tick(after_s))
         for asker in self.askers:
@@ -373,7 +411,7 @@ class FleetMachine(RuleBasedStateMachine):
     def judge_wait_for_weights(self, asker: Asker, *, overdue: bool) -> None:
         """It ends in time, and not before, and not at all for whoever waits for room only."""
         now_s, since_s = self.fleet.now_s, self.last_met_s.get(asker, asker.asked_s)
-        met = any(self.serves(worker, asker.spec) for worker in self.registered())
+        met = any(self.is_met_by(worker, asker.spec) for worker in self.registered())
         if asker.waits and met:
             self.last_met_s[asker] = now_s
         elif asker.waits and asker.spec.min_version is not None:
@@ -613,7 +651,7 @@ class FleetMachine(RuleBasedStateMachine):
         if self.fleet.scheduler.paused:
             return
         for asker in self.waiting():
-            assert not self.can_be_granted(asker.spec) or self.may_be_held(asker.spec)
+            assert not self.can_be_granted(asker.spec) or self.may_be_held(asker)
             assert self.has_hope(asker.spec)
 
     @invariant()

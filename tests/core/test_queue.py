@@ -68,6 +68,24 @@ def test_a_demand_is_due_when_it_has_waited_long_enough_and_again_when_reminded(
     assert not queue.has_demands
 
 
+def test_what_a_group_has_come_to_is_a_demand_while_it_waits() -> None:
+    queue = Queue(QueueLimits())
+    first, second = enter(queue, WorkSpec()), enter(queue, WorkSpec())
+    seen = [queue.has_demands]
+    for ticket in (first, second):
+        key = ticket.key._replace(floor=(("m", 2),))
+        queue.change(ticket, key)
+        ticket.key = key
+    seen.append(queue.has_demands)
+    queue.change(first, first.key._replace(floor=()))
+    first.key = first.key._replace(floor=())
+    seen.append(queue.has_demands)
+    queue.leave(second)
+    seen.append(queue.has_demands)
+    queue.leave(first)
+    assert [*seen, queue.has_demands] == [False, True, True, False, False]
+
+
 def test_the_bound_on_versions_is_named_and_is_none_for_those_that_are_waited_for() -> None:
     queue = Queue(QueueLimits(max_demands=1))
     ticket = enter(queue, WorkSpec(min_version="v1"))

@@ -1,8 +1,10 @@
 """Groups of requests, by where their members go."""
 
 import pytest
+from hypothesis import settings
 
 from core.fleet import T2I, T2V, Asker, Fleet, worker_id
+from core.group_machine import GroupMachine
 from core.steps import put_to_sleep
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import ProbeFailure
@@ -29,6 +31,18 @@ def member(group: str = "g", **asked: object) -> WorkSpec:
 
 def spread(group: str = "g", **asked: object) -> WorkSpec:
     return member(group, spread=True, **asked)
+
+
+def slow_and_fast() -> Fleet:
+    """Two workers whose speeds are known; the slow one has room for two pieces, the fast one for one."""
+    made = Fleet(SchedulerLimits(max_concurrency=1, ramp=False), "least-work")
+    for name, cap, speed in (("slow", 2, 0.25), ("fast", 1, 1.0)):
+        made.add(name, max_concurrency=cap)
+        learned = made.scheduler.speed_of(worker_id(name))
+        assert learned is not None
+        for _ in range(200):
+            learned.learn(speed, 1.0)
+    return made
 
 
 def finish(its: Fleet, *askers: Asker) -> None:
@@ -86,17 +100,22 @@ class TestKept:
         assert (waiting[1].got, waiting[2].waits) == ("b", True)
 
     def test_members_that_were_held_back_follow_at_once(self) -> None:
-        its = Fleet(SchedulerLimits(max_concurrency=1), "least-work")
-        for name, cap, speed in (("slow", 2, 0.25), ("fast", 1, 1.0)):
-            its.add(name, max_concurrency=cap)
-            learned = its.scheduler.speed_of(worker_id(name))
-            assert learned is not None
-            for _ in range(200):
-                learned.learn(speed, 1.0)
+        its = slow_and_fast()
         assert its.ask(member("other", cost_mpx_steps=8.0)).got == "fast"
         held = its.ask(member(cost_mpx_steps=8.0))
         assert held.waits
         assert (its.ask(member(cost_mpx_steps=1.0)).got, held.got) == ("slow", "slow")
+
+    def test_members_that_wait_follow_one_that_another_worker_s_end_has_let_go(self) -> None:
+        its = slow_and_fast()
+        running = its.ask(member("other", cost_mpx_steps=8.0))
+        its.now_s = 8.0
+        short, long = its.ask(member(cost_mpx_steps=1.0)), its.ask(member(cost_mpx_steps=8.0))
+        longest = its.ask(WorkSpec(cost_mpx_steps=9.0))
+        assert [asker.waits for asker in (short, long, longest)] == [True, True, True]
+        finish(its, running)
+        # With so much ahead of the fast one, the short piece is for the slow one; and so is its whole group then.
+        assert [asker.got for asker in (longest, short, long)] == ["fast", "slow", "slow"]
 
     def test_others_have_workers_of_their_own(self) -> None:
         its = fleet(*"ab")
@@ -116,8 +135,8 @@ class TestKept:
 
     def test_what_its_worker_does_not_make_goes_elsewhere_and_the_group_stays(self) -> None:
         its = Fleet(SchedulerLimits(max_concurrency=2))
-        its.add("a", T2I)
-        its.add("b", T2V)
+        for name, capability in (("a", T2I), ("b", T2V), ("c", T2I)):
+            its.add(name, capability)
         image, video = its.ask(member(needs=Needs.IMAGE)), its.ask(member(needs=Needs.VIDEO))
         assert (image.got, video.got, its.ask(member(needs=Needs.IMAGE)).got) == ("a", "b", "a")
 
@@ -227,6 +246,21 @@ class TestRebound:
         again = its.ask(member(avoid=frozenset({worker_id("a")})))
         assert (again.got, waiting.got, first.got, second.got) == ("b", "b", "a", "a")
 
+    def test_a_retry_that_has_to_wait_keeps_nobody_from_who_has_room(self) -> None:
+        its = fleet(*"abc")
+        its.ask(member())
+        waiting, busy = its.ask(member()), its.ask()
+        again = its.ask(member(avoid=frozenset({worker_id("a"), worker_id("c")})))
+        assert (busy.got, again.waits, waiting.got) == ("b", True, "c")
+
+    def test_a_worker_that_was_away_has_no_claim(self) -> None:
+        its = fleet(*"ab", cap=2)
+        finish(its, its.ask(member()))
+        quarantine(its)
+        its.apply(ev.QuarantineLifted(worker_id("a")))
+        its.answer("a")
+        assert [its.ask(WorkSpec(worker=worker_id("a"))).got, its.ask(member()).got] == ["a", "b"]
+
     def test_members_keep_their_place_among_all_that_wait(self) -> None:
         its = fleet(*"ab")
         running = [its.ask(member()), its.ask()]
@@ -287,6 +321,12 @@ class TestSpread:
         waiting = its.ask(spread())
         finish(its, busy[0])
         assert waiting.got == "b"
+
+    def test_it_is_not_held_back_for_a_faster_worker(self) -> None:
+        its = slow_and_fast()
+        its.ask(WorkSpec(cost_mpx_steps=2.0))
+        assert its.ask(WorkSpec(cost_mpx_steps=2.0)).waits
+        assert its.ask(spread(cost_mpx_steps=2.0)).got == "slow"
 
     def test_of_what_waits_each_goes_where_its_own_group_has_been_least(self) -> None:
         its = fleet(*"ab", cap=0)
@@ -356,6 +396,16 @@ class TestWeights:
         assert waiting.waits
         load(its, "v1", "a")
         assert waiting.got == "a"
+
+    def test_whoever_waits_for_them_is_given_a_worker_that_leaves_its_weight_group(self) -> None:
+        its = fleet(*"ab", cap=1)
+        begin(its, "v1")
+        load(its, "v1", "b")
+        its.ask(spread(worker=worker_id("b")))
+        late = its.ask(spread())
+        assert late.waits
+        its.apply(ev.LabelsSet(worker_id("a"), (("group", "other"),)))
+        assert late.got == "a"
 
     def test_a_kept_group_leaves_a_worker_that_is_behind(self) -> None:
         its = fleet(*"ab", cap=2)
@@ -439,3 +489,7 @@ class TestBounds:
         finish(its, running)
         put_to_sleep(its, "a")
         assert its.ask(member()).got == "b"
+
+
+TestGroupPromises = GroupMachine.TestCase
+TestGroupPromises.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
