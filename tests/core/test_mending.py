@@ -1022,7 +1022,7 @@ def test_the_checksums_of_a_target_are_asked_for_until_they_are_known() -> None:
         [learn],
     ]
     say_checksums(fleet, "a")
-    assert fleet.tick(RESYNC_LAST_S) == []
+    assert fleet.tick(0) == []
     fleet.apply(ev.WakeRequested(A))
     succeed(fleet, "a")
     refit(fleet, "2", "a")

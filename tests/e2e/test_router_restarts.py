@@ -93,6 +93,8 @@ class World:
             return
         labels, known.labels = {"rack": str(self.rng.randrange(9))}, None
         answer = await self.trainer.call("PUT", f"/workers/{url}", {"labels": labels})
+        if answer.status == 404 and url in self.removed_now:
+            return
         if answer.status:
             assert answer.status == 200, answer
             known.labels = labels
@@ -238,18 +240,13 @@ class World:
                 assert reply.headers["x-sglang-router-worker"] == video.url
 
     async def settled(self) -> None:
-        """Wait until whoever should serve does, on the fleet's weights.
-
-        One that an interrupted refit has reached, and that nothing can be sent to, stays out and says so.
-        """
+        """Wait until whoever should serve does, on the fleet's weights."""
 
         async def out() -> list[Any]:
             workers = (await self._get("/workers"))["workers"]
             names = ("url", "status", "weight_version", "reason")
             still = {"active", "sleeping", "draining"}
-            known = ("the next refit brings it back", "no worker has been seen to have")
-            waits = [worker for worker in workers if not any(reason in worker["reason"] for reason in known)]
-            return [[worker[name] for name in sorted(names)] for worker in waits if worker["status"] not in still]
+            return [[worker[name] for name in sorted(names)] for worker in workers if worker["status"] not in still]
 
         await self._eventually(out, lambda found: not found)
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
 from support.client import Client, ask, request
 from support.deadlines import eventually, eventually_equal
+from support.durable import call, restored, start
 from support.mounts import mounted
 from support.router import SOURCES, RouterProcess
 
@@ -27,21 +27,10 @@ pytestmark = pytest.mark.e2e
 NOBODY = [f"http://127.0.0.1:{port}" for port in range(1, 9)]
 
 
-def call(router: RouterProcess, method: str, target: str, body: object = None) -> tuple[int, Any]:
-    content = b"" if body is None else json.dumps(body).encode()
-    wire = request(method.encode(), target.encode(), b"Content-Type: application/json", body=content)
-    reply = ask(router.port, wire)
-    return reply.status, json.loads(reply.body) if reply.body else None
-
-
 def worker_of(router: RouterProcess, job_id: str) -> tuple[int, str]:
     """Ask for a video; give the status and who answered."""
     reply = ask(router.port, request(b"GET", f"/v1/videos/{job_id}".encode()))
     return reply.status, b"".join(reply.values(b"x-sglang-router-worker")).decode()
-
-
-def start(path: Path, *flags: str, workers: tuple[str, ...] = ()) -> RouterProcess:
-    return RouterProcess(workers, "--state", str(path), "--health-check-interval", "0.2", *flags)
 
 
 def refused(path: Path, *flags: str) -> str:
@@ -57,13 +46,6 @@ def refused(path: Path, *flags: str) -> str:
     )
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended
     return ended.stderr.rstrip("\n")
-
-
-def restored(router: RouterProcess) -> str:
-    """Give what the router says it has restored, before it says where it listens."""
-    *lines, listening = router.said
-    assert "listening" in listening
-    return "\n".join(lines)
 
 
 @pytest.fixture
@@ -291,49 +273,3 @@ def test_no_registration_that_was_answered_is_lost_whenever_the_router_is_killed
         match = re.search(r"restored (\d+) workers", restored(router))
         assert match is not None
         assert int(match[1]) == len(found)
-
-
-def refit(router: RouterProcess, version: str) -> int:
-    return call(router, "POST", "/update_weights_from_disk", {"model_path": "sim/a", "weight_version": version})[0]
-
-
-def test_a_target_counts_again_once_a_worker_has_shown_that_it_has_it(path: Path) -> None:
-    with SimInThread() as one, SimInThread() as two, start(path, workers=(one.url, two.url)) as router:
-        router.wait_until_healthy(2)
-        assert refit(router, "v7") == 200
-        eventually(lambda: router.get("/weights"), knows_checksums)
-        router.kill()
-        # It comes back with what it started with, while nobody looks.
-        two.restart()
-        with start(path) as again:
-            assert "2 workers, 1 weight target and" in restored(again)
-            eventually_equal(again.statuses, {one.url: "active", two.url: "active"})
-            (group,) = again.get("/weights")["groups"].values()
-            assert (group["target"], group["sequence"], group["unproven"]) == ("v7", 1, False)
-            assert {worker["weight_version"] for worker in group["workers"]} == {"v7"}
-
-
-def knows_checksums(weights: Any) -> bool:
-    return all(group["checksums"] for group in weights["groups"].values())
-
-
-def test_a_refit_that_the_routers_death_has_cut_is_carried_to_its_end(path: Path) -> None:
-    slow = SimSettings(refit_seconds=0.6)
-    with SimInThread(slow) as one, SimInThread(slow) as two:
-        with start(path, workers=(one.url, two.url)) as router:
-            router.wait_until_healthy(2)
-            body = json.dumps({"model_path": "sim/a", "weight_version": "v8"}).encode()
-            with Client(router.port) as trainer:
-                trainer.send(
-                    request(b"POST", b"/update_weights_from_disk", b"Content-Type: application/json", body=body)
-                )
-                eventually(router.statuses, lambda statuses: "updating" in statuses.values())
-                (before,) = router.get("/refits")["refits"]
-                router.kill()
-        with start(path) as again:
-            assert "and 1 unfinished refit from" in restored(again)
-            eventually(lambda: again.get(f"/refits/{before['id']}"), lambda now: now["refit"]["status"] == "succeeded")
-            eventually_equal(again.statuses, {one.url: "active", two.url: "active"})
-            (group,) = again.get("/weights")["groups"].values()
-            assert (group["target"], group["open"]) == ("v8", None)
-            assert {worker["weight_version"] for worker in group["workers"]} == {"v8"}
