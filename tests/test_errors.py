@@ -47,6 +47,9 @@ SAMPLES: dict[str, object] = {
     "newest": 1,
     "refit_id": "refit-1",
     "wanted": "step-7",
+    "ready": 1,
+    "tail": ("loading", "out of memory"),
+    "log": "/var/log/worker.log",
     "targets": {"m": "step-6", "n": None, "": "step-5"},
 }
 

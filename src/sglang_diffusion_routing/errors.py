@@ -447,6 +447,24 @@ class BadSetting(RouterError):
         super().__init__(f"{where} {why}", setting=where)
 
 
+class WorkersNotReady(RouterError):
+    """Too few of the workers that the router starts have come up; the router ends, and with it all of them.
+
+    Args:
+        why: half a sentence about what is wrong.
+        tail: the last lines of the log of a worker that is not up. log: the whole of it.
+    """
+
+    code = "workers_not_ready"
+    http_status = 502
+    source = Source.WORKER
+
+    def __init__(self, ready: int, wanted: int, why: str, tail: tuple[str, ...] = (), log: str | None = None) -> None:
+        super().__init__(
+            f"{ready} of {wanted} workers are ready, and {why}", ready=ready, wanted=wanted, tail=list(tail), log=log
+        )
+
+
 class StateUnusable(RouterError):
     """The file of the durable state cannot be had or written; the router does not start.
 

@@ -92,7 +92,7 @@ def test_a_word_that_only_begins_alike_is_another(started: list["subprocess.Pope
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers.tempfile, "tempdir", str(tmp_path))
-    folder = tmp_path / f"sglang-d-router-{os.getuid()}"
+    folder = tmp_path / f"sglang-d-launcher-{os.getuid()}"
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(BadSetting, match="is not a folder of this user alone"):

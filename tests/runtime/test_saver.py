@@ -73,6 +73,13 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.saver.aclose(clean=False)
 
 
+async def test_a_worker_that_ends_with_the_router_is_not_written(desk: Desk) -> None:
+    desk.saver.leave_out("http://a:1")
+    for url in ("http://a:1", "http://b:1"):
+        desk.fleet.apply(WorkerRegistered(WorkerUrl.parse(url)))
+    assert [worker.url for worker in (await desk.written()).workers] == ["http://b:1"]
+
+
 async def test_a_worker_is_written_with_what_was_decided_about_it(desk: Desk) -> None:
     worker = desk.fleet.join("http://a:1")
     assert (await desk.written()).workers == (A,)

@@ -69,7 +69,7 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
 
 
 def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
-    assert {s.flag for s in declared() if s.is_negatable} == {"--state"}
+    assert {s.flag for s in declared() if s.is_negatable} == {"--state", "--launcher-config"}
 
 
 @pytest.mark.parametrize(

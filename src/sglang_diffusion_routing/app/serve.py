@@ -14,7 +14,7 @@ import uvloop
 
 from sglang_diffusion_routing.app.open_files import raise_open_files_limit
 from sglang_diffusion_routing.app.wiring import App, build
-from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable
+from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable, WorkersNotReady
 from sglang_diffusion_routing.settings import Settings
 from sglang_diffusion_routing.tasks import spawn
 
@@ -26,13 +26,16 @@ CANNOT_LISTEN = 1
 BAD_SETTING = 2
 """Exit status when the settings name a worker that may not be one, or a state file that cannot be used."""
 
+WORKERS_NOT_READY = 3
+"""Exit status when too few of the workers that the router starts come up."""
+
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then end in order; a second signal ends at once.
 
     Returns:
         The exit status: 0 after an orderly end, 1 when the address cannot be had, 2 when a worker may not be one or
-        the state file cannot be used.
+        the state file cannot be used, 3 when too few of the workers that it starts come up.
     """
     raise_open_files_limit(settings.max_client_connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -53,12 +56,42 @@ async def _serve(settings: Settings) -> int:
         return BAD_SETTING
     if app.restored:
         sys.stdout.write(f"sglang-d-router restored {app.restored}\n")
-    # Whoever starts the router reads its port from this line.
-    sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
-    sys.stdout.flush()
+    if not await _workers_ready(app, signals):
+        return WORKERS_NOT_READY
+    if not signals.first.is_set():
+        # Whoever starts the router reads its port from this line.
+        sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
+        sys.stdout.flush()
     await signals.first.wait()
     await _stop(app, signals)
     return 0
+
+
+async def _workers_ready(app: App, signals: _Signals) -> bool:
+    """Wait until the workers that the router starts serve; a signal ends the wait. False when they will not serve."""
+    ready = spawn(app.workers_ready(), name="workers-ready", on_error=lambda _: None)
+    hurry = spawn(signals.first.wait(), name="first-signal")
+    await asyncio.wait([ready, hurry], return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not ready.done():
+        ready.cancel()
+        return True
+    try:
+        ready.result()
+    except WorkersNotReady as error:
+        await app.abort()
+        _tell(error)
+        return False
+    return True
+
+
+def _tell(error: WorkersNotReady) -> None:
+    """Say what is wrong with the workers, with the last lines of the log that says most."""
+    lines = [f"sglang-d-router: {error.message}"]
+    tail, log = error.facts["tail"], error.facts["log"]
+    if isinstance(tail, list) and tail:
+        lines += [f"the last lines of its log ({log}):", *(f"  | {line}" for line in tail)]
+    sys.stderr.write("\n".join(lines) + "\n")
 
 
 def _spare_what_stays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from functools import partial
 
@@ -10,6 +11,7 @@ import structlog
 
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
+from sglang_diffusion_routing.app import launcher
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
@@ -41,6 +43,7 @@ from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
 from sglang_diffusion_routing.launchers.discovery.watch import Watch
+from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.proxy.server import DataPlane
 from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.runtime.loop import Fleet
@@ -112,11 +115,17 @@ class App:
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
         self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path)
         self._tasks = Tasks()
+        self._supervisor: Supervisor | None = None
         self.restored = ""
 
     @property
     def port(self) -> int:
         return self._data_plane.port
+
+    @property
+    def supervisor(self) -> Supervisor | None:
+        """Who keeps the workers running that the router starts, once started; None when it starts none."""
+        return self._supervisor
 
     def _plane(self) -> ControlPlane:
         settings, fleet, api = self._settings, self._fleet, self._api
@@ -141,15 +150,18 @@ class App:
         return self._data_plane.open_since(worker_id, before_s) + self._api.open_since(worker_id, before_s)
 
     async def start(self) -> None:
-        """Listen, and begin to look after the workers.
+        """Listen, and begin to look after the workers; those that the router starts are not there yet.
 
         Raises:
             OSError: the address cannot be had; nothing is left behind.
             InvalidWorkerUrl: one of the workers to begin with may not be one; nothing is left behind.
             StateUnusable: with its kinds; nothing is left behind, and the file as it is.
-            BadSetting: the state that is asked for cannot be.
+            BadSetting: the state, or the workers, that are asked for cannot be.
         """
         try:
+            self._supervisor = launcher.supervisor(self._settings, os.environ, self._fleet, self._membership, self._api)
+            if self._supervisor is not None:
+                await self._supervisor.prepare()
             saved = await self._open_state()
             running = [] if saved is None else restore(self._fleet, saved, self._settings.job_ttl_s)
             for job in running:
@@ -168,6 +180,8 @@ class App:
         self._refitter.restore(saved.refits if saved else (), within_s=2 * self._settings.probe_timeout_s)
         self._prober.start()
         self._tasks.spawn(self._tick(), name="tick")
+        if self._supervisor is not None:
+            self._supervisor.start()
         # Whoever is told that the router is up may kill it: the workers that it was started with are known by then.
         await self._saver.flush()
 
@@ -182,14 +196,31 @@ class App:
             self.restored = f"{summary(saved)} from {store.path}"
         return saved
 
+    async def workers_ready(self) -> None:
+        """Wait until as many of the workers that the router starts serve as are to.
+
+        Raises:
+            WorkersNotReady: they will not.
+        """
+        if self._supervisor is not None:
+            wanted = self._settings.min_ready
+            await self._supervisor.wait_ready(len(self._supervisor.slots) if wanted is None else wanted)
+
     async def stop(self) -> None:
-        """End in order: take nothing new, refuse what waits, let what runs finish within the grace, then close."""
+        """End in order: take nothing new, refuse what waits, let what runs finish within the grace, then close.
+
+        The workers that the router has started end within the same grace, once their work has.
+        """
+        began_s = self._fleet.now_s()
         self._data_plane.stop_accepting()
         refused = self._fleet.drop_queued(ShuttingDown())
         _log.info("shutting_down", refused=refused, in_flight=self._fleet.scheduler.live_leases)
         finished = await self._data_plane.drain(self._settings.shutdown_grace_s)
         if not finished:
             _log.warning("shutdown_grace_over", in_flight=self._fleet.scheduler.live_leases)
+        if self._supervisor is not None:
+            await self._data_plane.close()
+            await self._supervisor.stop(max(began_s + self._settings.shutdown_grace_s - self._fleet.now_s(), 0.0))
         await self.abort()
 
     async def abort(self) -> None:
@@ -198,6 +229,8 @@ class App:
         However hasty, it is an end that somebody wanted: a router that had started leaves its state in order.
         """
         await self._data_plane.close()
+        if self._supervisor is not None:
+            await self._supervisor.aclose()
         await self._discovery.aclose()
         await self._tasks.cancel_all()
         await self._refitter.aclose()

@@ -98,7 +98,7 @@ class Prober:
     async def _probe(self, worker: Worker) -> None:
         async with self._room:
             answer = await self._api.health(worker.url, self._timeout_s)
-            failure = _failure(answer)
+            failure = failure_of(answer)
             # A worker that comes back may be another process with another model.
             if failure is None and (worker.health is not Health.HEALTHY or worker.capability.task_types is None):
                 await self.ask_capability(worker)
@@ -122,8 +122,8 @@ class Prober:
         )
 
 
-def _failure(answer: Answer) -> ProbeFailure | None:
-    """Read a probe's answer: only a 200 is well.
+def failure_of(answer: Answer) -> ProbeFailure | None:
+    """Read the answer to the question for a worker's health: only a 200 is well.
 
     A worker whose scheduler process has died answers 503 `{"status": "unhealthy"}` for ever; one that warms up answers
     503 with nothing in it.

@@ -84,8 +84,8 @@ class Backend(Protocol):
     def keeps_url(self) -> bool:
         """Whether a slot's next worker has the URL of the one before.
 
-        If so, a worker that died stays registered and is quarantined until its successor answers; if not, it is
-        removed, and its successor is registered anew.
+        Either way a worker that died stays registered, quarantined, until its successor serves. One that has another
+        URL is then registered in its place, with its labels and its cap.
         """
 
     async def prepare(self) -> None:

@@ -66,7 +66,7 @@ class Run:
 
 def _own_folder() -> Path:
     """Give a folder on this machine that nobody else can write to."""
-    folder = Path(tempfile.gettempdir()) / f"sglang-d-router-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"sglang-d-launcher-{os.getuid()}"
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     facts = folder.lstat()

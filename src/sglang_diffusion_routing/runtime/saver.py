@@ -27,6 +27,7 @@ class Saver:
         # By incarnation.
         self._registrations: dict[int, int] = {}
         self._written: dict[int, SavedWorker] = {}
+        self._left_out: set[str] = set()
 
     def attach(self, store: Store, restored: Iterable[SavedWorker] = ()) -> None:
         """Write to `store` from now on.
@@ -53,10 +54,14 @@ class Saver:
         """Changes that are not on disk yet."""
         return 0 if self._store is None else self._store.unsaved
 
+    def leave_out(self, url: str) -> None:
+        """Write nothing of the worker at `url`: it ends with the router."""
+        self._left_out.add(url)
+
     def note(self, worker: Worker) -> None:
         """Write what of a worker has changed; one that is removed, or drains for it, will not be there again."""
         store = self._store
-        if store is None:
+        if store is None or worker.worker_id in self._left_out:
             return
         key = worker.incarnation
         if worker.state is WorkerState.REMOVED:

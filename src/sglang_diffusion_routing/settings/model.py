@@ -99,6 +99,12 @@ class Settings(BaseModel):
     )
 
     worker_urls: Words = _setting("Workers", (), "workers to register at the start", word="URL")
+    launcher_config: OptionalText = _setting(
+        "Workers", None, "YAML file that says which workers to start (docs/launchers.md)", word="FILE"
+    )
+    min_ready: OptionalCount = _setting(
+        "Workers", None, "started workers that must serve before the router says that it listens; off for all", ge=0
+    )
     allow_worker: Words = _setting(
         "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
     )
