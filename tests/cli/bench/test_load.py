@@ -91,3 +91,20 @@ async def test_a_run_ends_at_its_limit_and_what_is_left_has_failed() -> None:
     late = Outcome(done.seconds, 0, 0, error="had not ended when the run's 0.2 s were over")
     assert done.outcomes == (late, late, late)
     assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("sender-")] == []
+
+
+@pytest.mark.parametrize("size", [40, 100_000])
+async def test_the_memory_that_a_worker_tells_of_is_at_the_end_of_its_reply(size: int) -> None:
+    body = b'{"data":[{"b64_json":"%b"}],"peak_memory_mb": 1234.5,"inference_time_s":1}' % (b"x" * size)
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(head + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        (outcome,) = (await load([f"http://127.0.0.1:{port}"], requests(Task.IMAGE, 1), 1, BOUNDS)).outcomes
+    assert (outcome.error, outcome.received_bytes, outcome.peak_memory_mb) == ("", len(body), 1234.5)

@@ -15,9 +15,9 @@ from sglang_diffusion_routing.cli.bench.measures import (
 pytestmark = pytest.mark.core
 
 OUTCOMES = (
-    Outcome(1.0, 2, 100),
+    Outcome(1.0, 2, 100, peak_memory_mb=1000.0),
     Outcome(2.0, 2, 100),
-    Outcome(3.0, 2, 100),
+    Outcome(3.0, 2, 100, peak_memory_mb=3000.0),
     Outcome(0.1, 0, 9, error="503: asleep"),
 )
 
@@ -36,6 +36,9 @@ def test_a_load_is_summed_up_under_the_names_of_sglang() -> None:
         latency_p90=pytest.approx(2.8),
         latency_p95=pytest.approx(2.9),
         latency_p99=pytest.approx(2.98),
+        peak_memory_mb_max=3000.0,
+        peak_memory_mb_mean=2000.0,
+        peak_memory_mb_median=2000.0,
         received_bytes=309,
         slo_attainment_rate=0.5,
         slo_met_success=2,

@@ -62,6 +62,7 @@ def test_by_default_simulated_workers_are_loaded_with_small_images() -> None:
         simulated_s=0.1,
         policy=next(iter(RoutingAlgorithm)).value,
         slo_s=None,
+        slo_scale=None,
         bounds=Bounds(request_s=600.0, run_s=1800.0, poll_s=0.25),
         out=None,
         as_json=False,
@@ -120,6 +121,8 @@ def test_bad_words_to_policies_get_one_sentence(words: list[str], sentence: str)
         (["--slo", "-1"], "--slo must be a number above 0 and at most 86400, not '-1'"),
         (["--url", "http://a", "--worker-urls", "http://b"], "--url does not go with --worker-urls: "),
         (["--url", "http://a", "--num-workers", "1"], "--num-workers does not go with --url: "),
+        (["--slo", "1", "--slo-scale", "3"], "--slo-scale does not go with --slo: "),
+        (["--slo-scale", "3", "--warmup-requests", "0"], "--slo-scale needs --warmup-requests, "),
         (["--worker-urls", "http://a", "--num-workers", "1,2"], "--num-workers asks for more than the 1 of "),
     ],
 )

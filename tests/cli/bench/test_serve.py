@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sglang_diffusion_routing.cli.bench import serve
+from sglang_diffusion_routing.cli.bench.load import Load, Outcome
 from sglang_diffusion_routing.cli.bench.options import parse_serve
 from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.sim.in_thread import SimInThread
@@ -50,6 +51,28 @@ def test_a_given_address_is_loaded_as_it_is(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"4 video requests a run to {sim.url}: 16x16, 1 steps, outputs each: 1"
     assert [line.split()[:2] for line in lines if line.startswith(" given")] == [["given", "2"]]
+
+
+@pytest.mark.loopback
+def test_an_slo_may_follow_from_what_a_request_takes_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with SimInThread(SimSettings(overhead_seconds=0.3, seconds_per_mpx_step=0.0)) as sim:
+        size = "--width 16 --height 16 --num-inference-steps 1 --warmup-requests 3"
+        words = f"--url {sim.url} --max-concurrency 4 --num-prompts 4 --slo-scale 2.5 --json {size}"
+        assert serve.run(parse_serve(words.split()), Report(as_json=True)) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert run["slo_scale"] == 2.5
+    # By itself each takes 0.3 s and a bit.
+    assert run["slo"] >= 0.75
+    assert run["slo_attainment_rate"] == run["slo_met_success"] / 4
+
+
+@pytest.mark.core
+def test_without_a_warm_up_that_succeeds_there_is_no_such_slo() -> None:
+    options = parse_serve(["--slo-scale", "3"])
+    warm = (Outcome(2.0, 1, 9), Outcome(3.0, 1, 9), Outcome(7.0, 1, 9), Outcome(0.1, 0, 9, error="no"))
+    assert serve._slo_s(options, Load(warm, 1.0, 0.0)) == 9.0
+    assert serve._slo_s(options, Load(warm[3:], 1.0, 0.0)) is None
+    assert serve._slo_s(parse_serve(["--slo", "4"]), Load(warm, 1.0, 0.0)) == 4.0
 
 
 @pytest.mark.e2e

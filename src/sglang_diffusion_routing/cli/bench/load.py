@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,9 @@ from sglang_diffusion_routing.tasks import Tasks
 IDLE_REUSE_S = 4.0
 """Workers close an idle connection after 5 s."""
 MOST_REASON_CHARS = 200
+TAIL_BYTES = 512
+"""Of a reply that may have gigabytes only its end is kept, where an image's JSON has its memory."""
+_PEAK_MEMORY = re.compile(rb'"peak_memory_mb"\s*+:\s*+([0-9.eE+]++)')
 CONNECT_S = 5.0
 
 
@@ -34,13 +38,14 @@ class Outcome:
     """How one request ended.
 
     seconds: from sending to the last byte, for a video to the end of its job. outputs: made; 0 when it failed.
-    error: why it failed, else empty.
+    error: why it failed, else empty. peak_memory_mb: what its worker says of its GPU; 0 when it says nothing.
     """
 
     seconds: float
     outputs: int
     received_bytes: int
     error: str = ""
+    peak_memory_mb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class _Sender:
         self._outcomes = outcomes
         self._on_end = on_end
         self._received_bytes = 0
+        self._peak_memory_mb = 0.0
         self._client = self._new_client()
 
     def _new_client(self) -> httpx2.AsyncClient:
@@ -137,7 +143,7 @@ class _Sender:
     async def run(self, requests: Iterator[tuple[int, Request]]) -> None:
         """Send until none is left; other senders take from the same iterator."""
         for number, request in requests:
-            started_s, self._received_bytes = time.monotonic(), 0
+            started_s, self._received_bytes, self._peak_memory_mb = time.monotonic(), 0, 0.0
             error = ""
             try:
                 async with asyncio.timeout(self._bounds.request_s):
@@ -148,9 +154,8 @@ class _Sender:
                 error = f"took longer than {self._bounds.request_s:g} s"
             except httpx2.HTTPError as failed:
                 error = f"{type(failed).__name__}: {failed}"[:MOST_REASON_CHARS]
-            self._outcomes.append(
-                Outcome(time.monotonic() - started_s, 0 if error else request.outputs, self._received_bytes, error)
-            )
+            seconds, outputs = time.monotonic() - started_s, 0 if error else request.outputs
+            self._outcomes.append(Outcome(seconds, outputs, self._received_bytes, error, self._peak_memory_mb))
             self._on_end()
             if error:
                 # A worker closes after a 500 without saying so; the next request there would fail for that alone.
@@ -170,17 +175,20 @@ class _Sender:
             raise Failed(f"the job's status is {status!r}")
 
     async def _call(self, method: str, url: str, content: bytes, *, keep: bool) -> bytes:
-        """Give the body of a reply of 200; one that is not to be kept is dropped as it comes, and b"" given."""
-        kept = bytearray()
+        """Give the body of a reply of 200; one that is not to be kept is dropped as it comes, and its end given."""
+        kept, tail = bytearray(), b""
         headers = {"content-type": "application/json"} if content else {}
         async with self._client.stream(method, url, content=content, headers=headers) as reply:
             async for part in reply.aiter_raw():
                 self._received_bytes += len(part)
                 if keep or (reply.status_code != 200 and len(kept) < MOST_REASON_CHARS):
                     kept += part
+                tail = part[-TAIL_BYTES:] if len(part) >= TAIL_BYTES else (tail + part)[-TAIL_BYTES:]
         if reply.status_code != 200:
             raise Failed(f"{reply.status_code}: {bytes(kept[:MOST_REASON_CHARS]).decode(errors='replace')}")
-        return bytes(kept)
+        if memory := _PEAK_MEMORY.search(kept or tail):
+            self._peak_memory_mb = float(memory[1])
+        return bytes(kept) or tail
 
 
 def _member(body: bytes, name: str) -> str:

@@ -14,8 +14,9 @@ class Serving:
     """What a load came to. The fields that SGLang's bench_serving has too bear its names.
 
     duration and latencies are in seconds, throughput_qps in requests and output_throughput_ops in outputs a second.
-    Latencies are those of the requests that succeeded; 0 when none did. An SLO is met by a request that succeeds
-    within it; its rate is the share of all requests sent. Both are None without one.
+    Latencies are those of the requests that succeeded; 0 when none did. Peaks of memory are those that workers tell of
+    images and videos; 0 when none does. An SLO is met by a request that succeeds within it; its rate is the share of
+    all requests sent. Both are None without one.
     """
 
     duration: float
@@ -30,6 +31,9 @@ class Serving:
     latency_p90: float
     latency_p95: float
     latency_p99: float
+    peak_memory_mb_max: float
+    peak_memory_mb_mean: float
+    peak_memory_mb_median: float
     received_bytes: int
     slo_attainment_rate: float | None
     slo_met_success: int | None
@@ -40,6 +44,7 @@ def serving(load: Load, slo_s: float | None) -> Serving:
     good = [outcome for outcome in load.outcomes if not outcome.error]
     latencies = [outcome.seconds for outcome in good]
     outputs = sum(outcome.outputs for outcome in good)
+    peaks = [outcome.peak_memory_mb for outcome in good if outcome.peak_memory_mb > 0]
     met = None if slo_s is None else sum(seconds <= slo_s for seconds in latencies)
     p50, p90, p95, p99 = (percentile(latencies, share) for share in (50, 90, 95, 99))
     return Serving(
@@ -55,6 +60,9 @@ def serving(load: Load, slo_s: float | None) -> Serving:
         latency_p90=p90,
         latency_p95=p95,
         latency_p99=p99,
+        peak_memory_mb_max=max(peaks, default=0.0),
+        peak_memory_mb_mean=sum(peaks) / len(peaks) if peaks else 0.0,
+        peak_memory_mb_median=percentile(peaks, 50),
         received_bytes=sum(outcome.received_bytes for outcome in load.outcomes),
         slo_attainment_rate=None if met is None else met / max(len(load.outcomes), 1),
         slo_met_success=met,

@@ -44,7 +44,7 @@ class ServeOptions:
     """What `bench serve` loads: the address `url`, or else a router before `worker_urls`, or else simulated workers.
 
     num_workers and max_concurrency are tried in every combination. simulated_s: what a simulated worker takes for a
-    request. extra: further fields of each body.
+    request. extra: further fields of each body. slo_scale: the SLO is this times what a request takes by itself.
     """
 
     url: str
@@ -59,6 +59,7 @@ class ServeOptions:
     simulated_s: float
     policy: str
     slo_s: float | None
+    slo_scale: float | None
     bounds: Bounds
     out: Path | None
     as_json: bool
@@ -131,6 +132,7 @@ def parse_serve(argv: Sequence[str]) -> ServeOptions:
         simulated_s=given.simulated_seconds,
         policy=given.routing_algorithm,
         slo_s=given.slo,
+        slo_scale=given.slo_scale,
         bounds=Bounds(request_s=given.timeout, run_s=given.max_seconds, poll_s=given.poll_interval),
         out=made(given.out) if given.out else None,
         as_json=given.json,
@@ -177,6 +179,9 @@ def _serve_parser() -> Parser:
     what.add_argument("--extra-body", type=_json, default={}, metavar="JSON", help="further fields of each body")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--slo", type=_number(0, 86_400), metavar="S", help="a request should end within this")
+    limits.add_argument(
+        "--slo-scale", type=_number(0, 1000), metavar="X", help="or within this times what the warm-up took for one"
+    )
     limits.add_argument("--timeout", type=_number(0, 86_400), default=600.0, metavar="S", help="of a request (600)")
     limits.add_argument("--max-seconds", type=_number(0, 86_400), default=1800.0, metavar="S", help="of a run (1800)")
     limits.add_argument("--poll-interval", type=_number(0, 60), default=0.25, metavar="S", help="of videos (0.25)")
@@ -194,6 +199,10 @@ def _add_outputs(parser: Parser, out: Path | None) -> None:
 def _see_that_they_go_together(given: argparse.Namespace) -> None:
     if given.url and given.worker_urls:
         raise BadSetting("--url", "does not go with --worker-urls: the one is loaded as it is, the others by a router")
+    if given.slo is not None and given.slo_scale is not None:
+        raise BadSetting("--slo-scale", "does not go with --slo: there is one SLO")
+    if given.slo_scale is not None and not given.warmup_requests:
+        raise BadSetting("--slo-scale", "needs --warmup-requests, which say what a request takes by itself")
     if given.url and given.num_workers:
         raise BadSetting("--num-workers", "does not go with --url: nothing is started before a given address")
     if given.worker_urls and given.num_workers and max(given.num_workers) > len(given.worker_urls):

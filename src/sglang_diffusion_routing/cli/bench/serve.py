@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sglang_diffusion_routing.cli.bench.load import Load, load
-from sglang_diffusion_routing.cli.bench.measures import Serving, reasons, serving
+from sglang_diffusion_routing.cli.bench.measures import Serving, percentile, reasons, serving
 from sglang_diffusion_routing.cli.bench.options import ServeOptions
 from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.cli.bench.requests import Request, Task
@@ -20,10 +20,14 @@ from sglang_diffusion_routing.sim.process import SimProcess
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run: its setting, its figures, and why requests failed, with counts. num_workers is 0 when not known."""
+    """One run: its setting, its figures, and why requests failed, with counts.
+
+    num_workers: 0 when not known. slo_s: None without one.
+    """
 
     num_workers: int
     max_concurrency: int
+    slo_s: float | None
     figures: Serving
     errors: dict[str, int]
 
@@ -36,7 +40,8 @@ class Row:
             "num_prompts": options.num_prompts,
             "num_outputs_per_prompt": options.shape.outputs,
             **asdict(self.figures),
-            "slo": options.slo_s,
+            "slo": self.slo_s,
+            "slo_scale": options.slo_scale,
         }
 
 
@@ -53,18 +58,28 @@ def run(options: ServeOptions, report: Report) -> int:
         workers = _workers(options, stack)
         for count in (0,) if options.url else options.num_workers:
             with _target(options, workers[:count], stack) as url:
+                slo_s = options.slo_s
                 if options.warmup_requests:
-                    _load(options, url, options.max_concurrency[0], options.warmup_requests, "warm-up", report)
+                    warm = _load(options, url, 1, options.warmup_requests, "warm-up", report)
+                    slo_s = _slo_s(options, warm)
                 for in_flight in options.max_concurrency:
                     label = f"{count} workers, {in_flight} in flight" if count else f"{in_flight} in flight"
                     done = _load(options, url, in_flight, options.num_prompts, label, report)
-                    rows.append(Row(count, in_flight, serving(done, options.slo_s), reasons(done)))
+                    rows.append(Row(count, in_flight, slo_s, serving(done, slo_s), reasons(done)))
     report.table("latencies are in seconds", [HEAD, *map(_cells, rows)])
     for row in rows:
         for reason, count in row.errors.items():
             report.line(f"{row.num_workers or 'given'} workers, {row.max_concurrency} in flight: {count} x {reason}")
     _write(options, rows, report)
     return 1 if any(row.errors for row in rows) else 0
+
+
+def _slo_s(options: ServeOptions, warm: Load) -> float | None:
+    """Give the SLO: what was asked for, or so many times the median of the warm-up, whose requests came one by one."""
+    if options.slo_scale is None:
+        return options.slo_s
+    alone_s = [outcome.seconds for outcome in warm.outcomes if not outcome.error]
+    return options.slo_scale * percentile(alone_s, 50) if alone_s else None
 
 
 def _what(options: ServeOptions) -> str:
