@@ -18,6 +18,7 @@ from sglang_diffusion_routing.launchers import config
 from sglang_diffusion_routing.launchers.base import Backend
 from sglang_diffusion_routing.launchers.keeper import Patience
 from sglang_diffusion_routing.launchers.local import LocalBackend, default_log_dir
+from sglang_diffusion_routing.launchers.ray import RayBackend
 from sglang_diffusion_routing.launchers.roster import Answer
 from sglang_diffusion_routing.launchers.slots import RestartLimits
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
@@ -157,5 +158,7 @@ def backend(wanted: config.LauncherConfig, environ: Mapping[str, str]) -> Backen
     match wanted.backend:
         case config.BackendName.LOCAL:
             return LocalBackend(wanted, environ, default_log_dir(environ))
+        case config.BackendName.RAY:
+            return RayBackend(wanted)
         case _:
             raise BadSetting("backend", f"{wanted.backend.value} is not there yet")
