@@ -142,6 +142,33 @@ class HealthReply(_Reply):
     sleeping_workers: int
 
 
+class StateInfo(_Reply):
+    """The file of what outlives the router."""
+
+    path: str
+    size_bytes: int
+    free_bytes: int = Field(description="left on its disk")
+    unsaved: int = Field(description="changes that are not on disk yet")
+    write_failures: int
+
+
+class RouterInfo(_Reply):
+    """The router's process, and the machine that it is on."""
+
+    version: str
+    pid: int
+    started_at: str = Field(description="RFC 3339, UTC")
+    now: str = Field(description="by the router's clock: RFC 3339, UTC")
+    uptime_s: float
+    open_files: int
+    open_files_limit: int | None = Field(description="null: none")
+    client_connections: int
+    max_client_connections: int
+    idle_reuse_s: float = Field(description="how long a connection to a worker may have idled to be used again")
+    routing_algorithm: str
+    state: StateInfo | None = Field(description="null: nothing is kept")
+
+
 class WorkerAddress(_Request):
     """A worker by its `url`, or by the older name `worker_url`."""
 

@@ -22,7 +22,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
 
         return run
 
-    for name in ("serve", "demo", "sim", "bench"):
+    for name in cli.COMMANDS:
         monkeypatch.setitem(cli.COMMANDS, name, recorder(name))
     return calls
 
@@ -36,6 +36,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         (["demo", "--workers", "2"], ("demo", ["--workers", "2"])),
         (["sim"], ("sim", [])),
         (["bench", "serve"], ("bench", ["serve"])),
+        (["workers", "list"], ("workers", ["list"])),
+        (["completion", "bash"], ("completion", ["bash"])),
     ],
 )
 def test_the_first_word_names_the_command(
@@ -57,7 +59,7 @@ def test_an_unknown_command_is_named_in_one_sentence(capsys: pytest.CaptureFixtu
     assert cli.main(["dmeo"]) == 2
     assert capsys.readouterr() == (
         "",
-        "sglang-d-router: 'dmeo' is no command; the commands are serve, demo, sim, bench\n",
+        "sglang-d-router: 'dmeo' is no command; did you mean demo?\n",
     )
 
 
@@ -78,3 +80,9 @@ def test_an_interrupt_ends_with_the_status_of_a_signal(monkeypatch: pytest.Monke
 
     monkeypatch.setitem(cli.COMMANDS, "demo", interrupted)
     assert cli.main(["demo"]) == 130
+
+
+def test_every_remote_command_is_there_under_its_name() -> None:
+    from sglang_diffusion_routing.cli import remote
+
+    assert set(cli.REMOTE) == set(remote.COMMANDS)

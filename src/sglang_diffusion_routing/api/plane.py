@@ -18,6 +18,7 @@ from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.metrics import Samples
 from sglang_diffusion_routing.runtime.loop import Fleet
+from sglang_diffusion_routing.schemas import RouterInfo
 from sglang_diffusion_routing.settings import Settings
 
 
@@ -25,7 +26,7 @@ from sglang_diffusion_routing.settings import Settings
 class ControlPlane:
     """Every collaborator of the routes.
 
-    samples: reads the counters for a scrape.
+    samples: reads the counters for a scrape; info: looks at the process, in a thread.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class ControlPlane:
     gate: Gate
     lists: Lists
     samples: Callable[[], Samples]
+    info: Callable[[], RouterInfo]
 
 
 def _plane(request: Request) -> ControlPlane:

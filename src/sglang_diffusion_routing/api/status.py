@@ -1,4 +1,4 @@
-"""Routes that tell how the router is: `/health`, `/liveness`, `/readiness`, `/metrics`. All answer from memory."""
+"""Routes that tell how the router is: `/health`, `/liveness`, `/readiness`, `/metrics`, `/router_info`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sglang_diffusion_routing.api.replies import Documented, errors, wire
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.worker import Standing, Worker, standing
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull
-from sglang_diffusion_routing.schemas import HealthReply, Status
+from sglang_diffusion_routing.schemas import HealthReply, RouterInfo, Status
 
 router = APIRouter(tags=["status"])
 
@@ -59,6 +59,12 @@ async def readiness(plane: Plane) -> Response:
     if scheduler.queued and scheduler.queued >= limit:
         raise QueueFull(scheduler.queued, f"{limit} requests", 1, pool.counts_by_status())
     return wire(Status(status="ready"))
+
+
+@router.get("/router_info", response_model=RouterInfo)
+async def router_info(plane: Plane) -> Response:
+    """Tell of the router's process, its limits and its state file."""
+    return wire(await asyncio.to_thread(plane.info))
 
 
 @router.get("/metrics", response_class=Response)

@@ -11,7 +11,7 @@ import structlog
 
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
-from sglang_diffusion_routing.app import launcher
+from sglang_diffusion_routing.app import info, launcher
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
@@ -144,6 +144,7 @@ class App:
             samples=reader(
                 fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter, self._resyncer
             ),
+            info=info.reader(settings, self._data_plane.counters, self._saver),
         )
 
     def _open_since(self, worker_id: WorkerId, before_s: float) -> int:

@@ -1,5 +1,6 @@
-"""The command line: `sglang-d-router [serve | demo | sim | bench]`; without a command it serves."""
+"""The command line: `sglang-d-router [command]`; without a command it serves."""
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -37,8 +38,33 @@ def _bench(argv: Sequence[str]) -> int:
     return bench.run(argv)
 
 
+def _completion(argv: Sequence[str]) -> int:
+    from sglang_diffusion_routing.cli import completion
+
+    return completion.run(argv)
+
+
+def _remote(name: str) -> Run:
+    def run(argv: Sequence[str]) -> int:
+        from sglang_diffusion_routing.cli import remote
+
+        return remote.run(name, argv)
+
+    return run
+
+
+REMOTE = ("top", "workers", "refit", "sleep", "wake", "pause", "continue", "abort", "weights", "jobs", "doctor")
+"""Commands against a running router."""
+
 # Each command is imported when it is called: the router starts without what only the demo needs.
-COMMANDS: dict[str, Run] = {"serve": _serve, "demo": _demo, "sim": _sim, "bench": _bench}
+COMMANDS: dict[str, Run] = {
+    "serve": _serve,
+    **{name: _remote(name) for name in REMOTE},
+    "demo": _demo,
+    "sim": _sim,
+    "bench": _bench,
+    "completion": _completion,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words or words[0].startswith("-"):
             return COMMANDS["serve"](words)
         if words[0] not in COMMANDS:
-            raise BadSetting(repr(words[0]), f"is no command; the commands are {', '.join(COMMANDS)}")
+            close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            hint = f"did you mean {close[0]}?" if close else "--help lists them"
+            raise BadSetting(repr(words[0]), f"is no command; {hint}")
         return COMMANDS[words[0]](words[1:])
     except BadSetting as error:
         print(f"{PROGRAM}: {error.message}", file=sys.stderr)

@@ -11,8 +11,17 @@ from sglang_diffusion_routing.errors import BadSetting
 PROGRAM = "sglang-d-router"
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `BadSetting`, takes no abbreviations, and guesses what a wrong flag meant."""
+class ActionParser(argparse.ArgumentParser):
+    """An argument parser that raises `BadSetting`; by itself, that of an action within a command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's "argument --port: expected one argument" into the error that every bad setting raises."""
+        where, colon, why = message.removeprefix("argument ").partition(": ")
+        raise BadSetting(where, why) if colon else BadSetting(self.prog + ":", message)
+
+
+class Parser(ActionParser):
+    """The argument parser of a command: it takes no abbreviations, and guesses what a wrong flag meant."""
 
     def __init__(self, command: str, description: str, *, epilog: str | None = None) -> None:
         super().__init__(
@@ -22,11 +31,6 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Turn argparse's "argument --port: expected one argument" into the error that every bad setting raises."""
-        where, colon, why = message.removeprefix("argument ").partition(": ")
-        raise BadSetting(where, why) if colon else BadSetting(self.prog + ":", message)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse `argv` whole.

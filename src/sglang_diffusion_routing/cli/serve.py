@@ -14,9 +14,12 @@ DESCRIPTION = "Route image, video and rollout requests to many SGLang-Diffusion 
 EPILOG = """\
 commands:
   serve                 run the router; also without a command
+  top, workers, refit, sleep, wake, pause, continue, abort, weights, jobs, doctor
+                        look at a running router and steer it; each has --help
   demo                  a whole reinforcement-learning loop on simulated workers
   sim                   one simulated worker
   bench                 compare routing algorithms, or load an address
+  completion            print a script for a shell's completion
 
 Every flag can be set in the environment (--queue-timeout: SGLANG_D_ROUTER_QUEUE_TIMEOUT) and in the YAML file
 (queue_timeout). A flag wins over the environment, and that over the file. Times are in seconds and take a
@@ -37,25 +40,23 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     Raises:
         BadSetting: one of them holds an unknown key or a bad value.
     """
-    flags = vars(_parser().parse(argv))
+    flags = vars(parser().parse(argv))
     config = flags.pop("config", None)
     return load(flags, environ, config)
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
     """Build a flag for each setting; a flag that is not given leaves no trace."""
-    parser = Parser("", DESCRIPTION, epilog=EPILOG)
-    parser.usage = f"{PROGRAM} [command] [flags]"
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="YAML file with settings"
-    )
+    built = Parser("", DESCRIPTION, epilog=EPILOG)
+    built.usage = f"{PROGRAM} [command] [flags]"
+    built.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    built.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="YAML file with settings")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for setting in declared():
         if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(setting.group.lower())
+            groups[setting.group] = built.add_argument_group(setting.group.lower())
         _add_flag(groups[setting.group], setting)
-    return parser
+    return built
 
 
 def _add_flag(group: "argparse._ArgumentGroup", setting: Setting) -> None:

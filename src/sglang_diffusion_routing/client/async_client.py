@@ -46,6 +46,7 @@ class AsyncClient:
         self, url: str = DEFAULT_URL, *, http: httpx2.AsyncClient | None = None, **options: Unpack[Options]
     ) -> None:
         access = Access(url, **options)
+        self.url = url
         self._retry = access.retry
         self._transport = AsyncTransport(access, http)
         self.videos = AsyncJobs(self._transport, "videos", access.retry)
@@ -244,6 +245,10 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """Call a control route, with a JSON body if there is one, and give its JSON object."""
         return await self._transport.run(operations.call(Send(method, path, json=body, params=params)), control=True)
+
+    async def text(self, path: str) -> str:
+        """Give the text at a path of the router, such as /metrics."""
+        return await self._transport.run(operations.text(path), control=True)
 
     async def get(self, path: str, **params: str) -> dict[str, Any]:
         """Give the JSON object at a path of the router."""

@@ -46,6 +46,7 @@ class Client:
         self, url: str = DEFAULT_URL, *, http: httpx2.Client | None = None, **options: Unpack[Options]
     ) -> None:
         access = Access(url, **options)
+        self.url = url
         self._retry = access.retry
         self._transport = Transport(access, http)
         self.videos = Jobs(self._transport, "videos", access.retry)
@@ -245,6 +246,10 @@ class Client:
     ) -> dict[str, Any]:
         """Call a control route, with a JSON body if there is one, and give its JSON object."""
         return self._transport.run(operations.call(Send(method, path, json=body, params=params)), control=True)
+
+    def text(self, path: str) -> str:
+        """Give the text at a path of the router, such as /metrics."""
+        return self._transport.run(operations.text(path), control=True)
 
     def get(self, path: str, **params: str) -> dict[str, Any]:
         """Give the JSON object at a path of the router."""

@@ -267,6 +267,18 @@ def health() -> Operation[dict[str, Any]]:
     return replies.json_object(answer)
 
 
+def text(path: str) -> Operation[str]:
+    """Give the text at a path.
+
+    Raises:
+        Refused: the answer is an error.
+    """
+    answer = yield Send("GET", path)
+    if answer.status >= 400:
+        raise refusal(answer)
+    return answer.body.decode(errors="replace")
+
+
 def told_nobody(*_: object) -> None:
     """Take progress that nobody wants to hear of."""
 

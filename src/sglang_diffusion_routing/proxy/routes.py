@@ -77,6 +77,7 @@ _CONTROL_PATHS = frozenset(
         b"liveness",
         b"readiness",
         b"metrics",
+        b"router_info",
         b"docs",
         b"redoc",
         b"openapi.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from sglang_diffusion_routing.core.state import Intent, Trigger, WorkerState
 from sglang_diffusion_routing.core.weights import Ledger
@@ -43,6 +44,11 @@ class Saver:
     def is_durable(self) -> bool:
         """Whether anything is written at all."""
         return self._store is not None
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None while nothing is written."""
+        return None if self._store is None else self._store.path
 
     @property
     def failures(self) -> int:

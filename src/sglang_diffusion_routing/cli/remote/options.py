@@ -1,0 +1,60 @@
+"""What every command against a running router takes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+
+from sglang_diffusion_routing.client import Client, Retry
+
+URL = "SGLANG_D_ROUTER_URL"
+API_KEY = "SGLANG_D_ROUTER_API_KEY"
+ADMIN_KEY = "SGLANG_D_ROUTER_ADMIN_KEY"
+DEFAULT_URL = "http://localhost:30080"
+
+
+def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """Add the flags that say which router is meant, and how to show what it says.
+
+    Args:
+        again: they may stand behind an action as well as before it, where what was said before it holds.
+    """
+
+    def default(value: object) -> object:
+        return argparse.SUPPRESS if again else value
+
+    common = parser.add_argument_group("the router")
+    common.add_argument(
+        "--url", metavar="URL", default=default(None), help=f"its address (default ${URL}, else {DEFAULT_URL})"
+    )
+    common.add_argument(
+        "--timeout", type=_seconds, default=default(None), metavar="S", help="seconds to wait (default: for ever)"
+    )
+    common.add_argument("--ca-file", metavar="FILE", default=default(None), help="certificates to trust")
+    common.add_argument(
+        "--json", action="store_true", dest="as_json", default=default(False), help="give what it says as JSON"
+    )
+
+
+def connect(chosen: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Client:
+    """Give a client of the router that is meant; keys come from the environment, for flags are seen by everybody."""
+    return Client(
+        chosen.url or environ.get(URL) or DEFAULT_URL,
+        api_key=environ.get(API_KEY),
+        admin_key=environ.get(ADMIN_KEY),
+        timeout_s=chosen.timeout,
+        connect_timeout_s=5.0,
+        ca_file=chosen.ca_file,
+        retry=Retry(attempts=1),
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text!r}")
+    return seconds
