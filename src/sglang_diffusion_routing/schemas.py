@@ -55,12 +55,22 @@ class WorkerView(_Reply):
     labels: dict[str, str]
 
 
+class TenantView(_Reply):
+    """What waits of one tenant."""
+
+    tenant: str = Field(description="as the request names it; a digest where that may be a credential")
+    requests: int
+    bytes: int
+    weight: float = Field(description="its share of the work and of the queue, as a part of all weights that wait")
+
+
 class QueueView(_Reply):
     """What waits in the router for a worker."""
 
     requests: int
     bytes: int = Field(description="heads and bodies that are kept for them")
     oldest_seconds: float | None = Field(description="how long the oldest has waited; null while nothing waits")
+    tenants: list[TenantView] = Field(description="the 20 tenants with most requests waiting, most first")
 
 
 class WorkerList(_Reply):

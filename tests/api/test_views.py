@@ -124,11 +124,21 @@ async def test_the_queue_shows_what_waits_and_for_how_long() -> None:
     fleet.join("http://gpu-1:30000", "T2I")
     fleet.scheduler.pause()
     tickets = [
-        fleet.scheduler.acquire(WorkSpec(size_bytes=size), Client(), now_s) for size, now_s in ((3, 10.0), (4, 12.0))
+        fleet.scheduler.acquire(WorkSpec(size_bytes=size, tenant=tenant), Client(), now_s)
+        for size, tenant, now_s in ((3, "", 10.0), (4, "alice", 12.0), (5, "alice", 13.0))
     ]
     shown = view_queue(fleet.scheduler, 15.0).model_dump()
-    assert shown == {"requests": 2, "bytes": 7, "oldest_seconds": 5.0}
+    assert shown == {
+        "requests": 3,
+        "bytes": 12,
+        "oldest_seconds": 5.0,
+        "tenants": [
+            {"tenant": "alice", "requests": 2, "bytes": 9, "weight": 1.0},
+            {"tenant": "", "requests": 1, "bytes": 3, "weight": 1.0},
+        ],
+    }
     for ticket in tickets:
         assert isinstance(ticket, Ticket)
         fleet.abandon(ticket)
-    assert view_queue(fleet.scheduler, 15.0).model_dump() == {"requests": 0, "bytes": 0, "oldest_seconds": None}
+    empty = {"requests": 0, "bytes": 0, "oldest_seconds": None, "tenants": []}
+    assert view_queue(fleet.scheduler, 15.0).model_dump() == empty

@@ -8,7 +8,7 @@ from sglang_diffusion_routing.sim.in_thread import SimInThread
 from support.raw_worker import answering, reply, serving
 from support.running import RunningRouter, running
 
-EMPTY = {"requests": 0, "bytes": 0, "oldest_seconds": None}
+EMPTY = {"requests": 0, "bytes": 0, "oldest_seconds": None, "tenants": []}
 IMAGE = {"prompt": "a lighthouse", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.fleet import T2I, Asker, Fleet, worker_id
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.policies import POLICIES
-from sglang_diffusion_routing.core.shares import REMEMBERED, Backlog, Tenants, Turns
+from sglang_diffusion_routing.core.shares import REMEMBERED, Backlog, Tenants, Turns, parse_weights
 from sglang_diffusion_routing.core.work import Needs, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability
 
@@ -292,6 +292,10 @@ def test_a_backlog_is_known_by_priority() -> None:
         backlog.add(level, cost)
     backlog.remove(4, 1.0)
     assert (backlog.count, [backlog.ahead_of(level) for level in (0, 4, 8, 9)]) == (3, [14.0, 9.0, 7.0, 7.0])
+
+
+def test_weights_are_read_and_a_name_may_hold_an_equals_sign() -> None:
+    assert parse_weights(["a=3", "b c=0.5", "x=y=1e2"]) == {"a": 3.0, "b c": 0.5, "x=y": 100.0}
 
 
 def test_several_is_more_than_one_name() -> None:

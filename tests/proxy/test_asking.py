@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,51 @@ class TestTerms:
     async def test_a_priority_that_is_none_is_a_400(self, one: World) -> None:
         client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-priority: high"))
         assert await code(client) == (400, "invalid_field")
+
+    @pytest.mark.parametrize(
+        ("field", "settings"),
+        [(b"X-SGLang-Router-Tenant", {}), (b"X-User", {"tenant_field": "X-User"})],
+        ids=["the router's own field", "another field"],
+    )
+    async def test_tenants_take_turns(self, field: bytes, settings: dict[str, Any]) -> None:
+        async with world(1, cap=1, **settings) as one:
+            running, peer, _ = await started(one)
+            clients = []
+            for number, name in enumerate(b"aaab", 1):
+                clients.append(await one.ask(post(b"/rollout/generate", b"%c" % name, b"%b: %c" % (field, name))))
+                await eventually(lambda number=number: one.fleet.scheduler.queued == number)
+            await peer.send(sized())
+            assert (await reply(running))[0] == 200
+            seen = [await serve(peer, sized()) for _ in clients]
+            assert b"".join(request[-1:] for request in seen) == b"abaa"
+            assert all((b"x-user" in request.lower()) is bool(settings) for request in seen)
+            assert not any(b"x-sglang-router" in request.lower() for request in seen)
+            assert [(await reply(client))[0] for client in clients] == [200] * 4
+            await one.released(*[(0, Result.OK, 200)] * 5)
+
+    async def test_a_tenant_without_a_name_is_a_400(self, one: World) -> None:
+        client = await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-tenant:"))
+        assert await code(client) == (400, "invalid_field")
+
+    @pytest.mark.parametrize("newcomer", [(), (b"x-sglang-router-tenant: b",)], ids=["without a name", "with one"])
+    async def test_a_full_queue_has_room_for_a_tenant_that_has_less_than_its_share(
+        self, newcomer: tuple[bytes, ...]
+    ) -> None:
+        async with world(1, cap=1, queue=QueueLimits(max_requests=2)) as one:
+            running, peer, _ = await started(one)
+            flood = []
+            for number in (1, 2):
+                flood.append(await one.ask(post(b"/rollout/generate", b"{}", b"x-sglang-router-tenant: a")))
+                await eventually(lambda number=number: one.fleet.scheduler.queued == number)
+            late = await one.ask(post(b"/rollout/generate", b"{}", *newcomer))
+            status, fields, body = await reply(flood[1])
+            assert (status, json.loads(body)["code"], fields[b"retry-after"]) == (429, "queue_full", b"1")
+            assert one.fleet.scheduler.queued == 2
+            await peer.send(sized())
+            for _ in range(2):
+                await serve(peer, sized())
+            assert [(await reply(client))[0] for client in (running, flood[0], late)] == [200] * 3
+            await one.released(*[(0, Result.OK, 200)] * 3)
 
     @pytest.mark.parametrize("limit_s", [None, 3600.0])
     async def test_a_request_may_say_how_long_it_waits(self, limit_s: float | None) -> None:

@@ -412,3 +412,17 @@ async def test_a_job_is_created_once(one: World) -> None:
     assert len(one.plane.jobs) == 1
     one.lose(one.workers[0])
     await one.released((0, Result.DIED, 0))
+
+
+async def test_where_another_field_tells_clients_apart_their_keys_are_different_keys() -> None:
+    async with world(1, tenant_field="x-user") as one:
+        clients = [await one.ask(keyed(b"{}", b"x-user: " + name)) for name in (b"alice", b"bob", b"bob")]
+        peers = [await one.accept(), await one.accept()]
+        for peer in peers:
+            await serve(peer)
+        await turns(100)
+        assert one.in_flight() == [2]
+        for peer in peers:
+            await peer.send(sized())
+        assert [(await reply(client))[0] for client in clients] == [200] * 3
+        await one.released(*[(0, Result.OK, 200)] * 2)

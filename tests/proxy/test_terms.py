@@ -1,8 +1,19 @@
+import re
+
 import pytest
 
 from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
-from sglang_diffusion_routing.proxy.terms import group, min_version, priority, queue_timeout_s, stated_cost, worker
+from sglang_diffusion_routing.proxy.terms import (
+    TENANT,
+    group,
+    min_version,
+    priority,
+    queue_timeout_s,
+    stated_cost,
+    tenant,
+    worker,
+)
 
 pytestmark = pytest.mark.core
 
@@ -22,8 +33,53 @@ def demanding(value: bytes) -> RequestHead:
     return head(b"X-SGLang-Router-Min-Weight-Version: " + value)
 
 
+USER = b"x-user"
+
+
+@pytest.mark.parametrize(("value", "name"), [(b"alice", "alice"), (b" team a ", "team a"), (b"t" * 64, "t" * 64)])
+def test_the_tenant_is_what_the_field_says(value: bytes, name: str) -> None:
+    assert tenant(head(b"X-SGLang-Router-Tenant: " + value), TENANT) == name
+    assert tenant(head(b"X-User: " + value), USER) == name
+
+
+@pytest.mark.parametrize("value", [b"", b" ", b"t" * 65, b"a\tb"])
+def test_a_tenant_without_a_proper_name_is_refused(value: bytes) -> None:
+    with pytest.raises(InvalidField, match="must be a name of 1 to 64 printable characters") as caught:
+        tenant(head(b"x-sglang-router-tenant: " + value), TENANT)
+    assert caught.value.facts == {"field": "x-sglang-router-tenant"}
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        (b"Authorization: Bearer s3cret", b"authorization"),
+        (b"Cookie: id=s3cret", b"cookie"),
+        (b"X-API-Key: s3cret", b"x-api-key"),
+        (b"X-Auth-Token: s3cret", b"x-auth-token"),
+        (b"X-User: " + b"u" * 65, USER),
+        (b"X-User: a\tb", USER),
+    ],
+)
+def test_what_may_be_a_credential_or_cannot_be_shown_stands_as_a_digest(line: bytes, field: bytes) -> None:
+    name = tenant(head(line), field)
+    assert re.fullmatch("sha256:[0-9a-f]{16}", name)
+    assert tenant(head(line), field) == name
+    assert tenant(head(line + b"!"), field) != name
+
+
+def test_another_field_that_is_not_there_or_empty_names_no_tenant() -> None:
+    assert [tenant(head(*fields), USER) for fields in ((), (b"X-User:",))] == ["", ""]
+
+
+def test_where_another_field_names_the_tenant_the_router_s_own_does_not() -> None:
+    both = head(b"x-sglang-router-tenant: a", b"x-user: b")
+    assert (tenant(both, USER), tenant(both, TENANT)) == ("b", "a")
+    assert tenant(head(b"x-sglang-router-tenant: a"), USER) == ""
+
+
 def test_a_request_without_terms_demands_nothing() -> None:
     plain = head()
+    assert tenant(plain, TENANT) == ""
     assert (group(plain), min_version(plain), stated_cost(plain)) == (("", False), None, None)
     assert (queue_timeout_s(plain), worker(plain), priority(plain)) == (None, None, 0)
 

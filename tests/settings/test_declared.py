@@ -64,6 +64,7 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "allow_worker",
         "discover",
         "retry_on",
+        "tenant_weights",
     }
     assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync", "ramp"}
 

@@ -58,6 +58,34 @@ def test_a_source_of_any_other_form_is_refused() -> None:
         Settings(discover=("workers:80",))
 
 
+def test_the_field_of_the_tenant_is_in_lower_case() -> None:
+    assert (Settings().tenant_field, Settings(tenant_field="X-User").tenant_field) == (
+        "x-sglang-router-tenant",
+        "x-user",
+    )
+
+
+@pytest.mark.parametrize("name", ["", "x user", "x:user", "Host", "X-Forwarded-For", "x-sglang-router-group"])
+def test_a_field_that_tells_no_tenants_apart_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="must name a field of a request that tells clients apart"):
+        Settings(tenant_field=name)
+
+
+def test_weights_of_tenants_are_kept_as_they_are_given() -> None:
+    assert Settings(tenant_weights=("a=3", "b=0.5")).tenant_weights == ("a=3", "b=0.5")
+
+
+@pytest.mark.parametrize("entry", ["a", "=1", "a=", "a=x", "a=0", "a=-1", "a=inf", "a=nan", "a=1001"])
+def test_what_is_no_weight_is_refused(entry: str) -> None:
+    with pytest.raises(ValidationError, match="is not NAME=WEIGHT with a weight"):
+        Settings(tenant_weights=("b=1", entry))
+
+
+def test_two_weights_for_one_tenant_are_refused() -> None:
+    with pytest.raises(ValidationError, match="'a' has two weights"):
+        Settings(tenant_weights=("a=1", "a=2"))
+
+
 @pytest.mark.parametrize(
     ("settings", "level"),
     [

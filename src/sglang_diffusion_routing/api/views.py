@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import Health, Intent, WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerStatus
-from sglang_diffusion_routing.schemas import QueueView, WorkerView
+from sglang_diffusion_routing.schemas import QueueView, TenantView, WorkerView
 
+TENANTS_SHOWN = 20
 BATCH = 100
 """Workers shown before the loop may do something else; one takes about 15 us."""
 
@@ -83,6 +84,10 @@ def view_queue(scheduler: Scheduler, now_s: float) -> QueueView:
         requests=scheduler.queued,
         bytes=scheduler.queued_bytes,
         oldest_seconds=None if since_s is None else now_s - since_s,
+        tenants=[
+            TenantView(tenant=held.tenant, requests=held.requests, bytes=held.size_bytes, weight=held.weight)
+            for held in scheduler.most_queued(TENANTS_SHOWN)
+        ],
     )
 
 

@@ -39,6 +39,7 @@ from sglang_diffusion_routing.core.health import HealthLimits
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
+from sglang_diffusion_routing.core.shares import parse_weights
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
@@ -263,6 +264,7 @@ def _scheduler_limits(settings: Settings) -> SchedulerLimits:
         queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
         max_concurrency=settings.max_concurrency_per_worker,
         ramp=settings.ramp,
+        weights=parse_weights(settings.tenant_weights),
     )
 
 

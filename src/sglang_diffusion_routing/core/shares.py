@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import nlargest
+
+from sglang_diffusion_routing.errors import InvalidField
 
 DEFAULT_WEIGHT = 1.0
 """The weight of a tenant that was given none."""
 
 
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000.0
 REMEMBERED = 4096
 """Tenants whose turns are remembered; at the cap those are forgotten that had the least."""
+
+
+def parse_weights(entries: Iterable[str]) -> dict[str, float]:
+    """Read weights of tenants, each as NAME=WEIGHT.
+
+    Raises:
+        InvalidField: one is not of that form, its weight is not a number from 0.001 to 1000, or a name comes twice.
+    """
+    weights: dict[str, float] = {}
+    for entry in entries:
+        name, _, text = entry.rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = 0.0
+        if not name or not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            raise InvalidField("tenant_weights", f"{entry!r} is not NAME=WEIGHT with a weight from 0.001 to 1000")
+        if name in weights:
+            raise InvalidField("tenant_weights", f"{name!r} has two weights")
+        weights[name] = weight
+    return weights
 
 
 class Tenants:

@@ -21,6 +21,7 @@ from sglang_diffusion_routing.proxy.terms import (
     priority,
     queue_timeout_s,
     stated_cost,
+    tenant,
     worker,
 )
 
@@ -92,7 +93,7 @@ class Asking(Exchange):
             # The client has a name for this request, by which it may be dropped from the queue, or terms.
             head.request_id is not None
             or head.router_fields
-            or shared.queue_timeout_s is not None
+            or shared.own_terms
             or fields is None
             or self._model is not None
             or self._avoid
@@ -133,6 +134,7 @@ class Asking(Exchange):
             cost_known=cost_known,
             request_id=(self.head.request_id or b"").decode("latin-1"),
             group=group_name,
+            tenant=tenant(self.head, self._shared.tenant_field),
             spread=is_spread,
         )
 

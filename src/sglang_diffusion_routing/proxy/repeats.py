@@ -7,15 +7,20 @@ from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.request_head import RequestHead
-from sglang_diffusion_routing.proxy.terms import QUEUE_TIMEOUT
+from sglang_diffusion_routing.proxy.terms import QUEUE_TIMEOUT, TENANT
 
-_Key = tuple[bytes, bytes | None]
+_Key = tuple[bytes, bytes | None, bytes | None]
 
 
 class Repeats:
-    """The keyed requests that are queued or running; there are never more of them than of requests."""
+    """The keyed requests that are queued or running; there are never more of them than of requests.
 
-    def __init__(self) -> None:
+    Args:
+        tenant_field: that tells clients apart, beside `authorization`.
+    """
+
+    def __init__(self, tenant_field: bytes = TENANT) -> None:
+        self._tenant_field = tenant_field
         self._running: dict[_Key, Exchange] = {}
 
     def join(self, downstream: DownstreamConnection, head: RequestHead) -> Joined | None:
@@ -25,7 +30,7 @@ class Repeats:
             IdempotencyKeyReused: the key was given to a different request.
             IdempotencyKeyInUse: the first request's body is not whole yet, or its reply has begun already.
         """
-        first = self._running.get(_key(head))
+        first = self._running.get(self._key(head))
         if first is None:
             return None
         if _what(first.head) != _what(head):
@@ -37,21 +42,20 @@ class Repeats:
 
     def add(self, exchange: Exchange) -> None:
         """Let later requests with this key join."""
-        self._running[_key(exchange.head)] = exchange
+        self._running[self._key(exchange.head)] = exchange
 
     def forget(self, exchange: Exchange) -> None:
         """A request that has a key is over: the key is free."""
-        key = _key(exchange.head)
+        key = self._key(exchange.head)
         if self._running.get(key) is exchange:
             del self._running[key]
+
+    def _key(self, head: RequestHead) -> _Key:
+        # Keys of different clients are different keys.
+        return (head.idempotency_key or b"", head.field(b"authorization"), head.field(self._tenant_field))
 
 
 def _what(head: RequestHead) -> tuple[object, ...]:
     """Say what is asked for, terms included; for how long a client waits is no part of it."""
     terms = {name: value for name, value in head.router_fields.items() if name != QUEUE_TIMEOUT}
     return head.method, head.target, head.content_length, terms
-
-
-def _key(head: RequestHead) -> _Key:
-    # Keys of different clients are different keys.
-    return (head.idempotency_key or b"", head.field(b"authorization"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from urllib.parse import unquote
 
 from sglang_diffusion_routing.core.cost import COST_MAX, COST_MIN
@@ -21,9 +22,14 @@ PRIORITY = b"x-sglang-router-priority"
 PRIORITIES = {b"batch": 0, b"training": 0, b"evaluation": 4, b"interactive": 8}
 QUEUE_TIMEOUT = b"x-sglang-router-queue-timeout"
 """States for how many seconds the request may wait for a worker."""
+TENANT = b"x-sglang-router-tenant"
+"""Names the tenant whose share of the workers the request uses, unless the settings name another field for that."""
 WORKER = b"x-sglang-router-worker"
 """Names the one worker that may do the work, by its URL or its id."""
 NAME_MAX_CHARS = 256
+TENANT_MAX_CHARS = 64
+_CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+_CREDENTIAL_WORDS = (b"key", b"secret", b"token")
 
 
 def group(head: RequestHead) -> tuple[str, bool]:
@@ -95,6 +101,35 @@ def queue_timeout_s(head: RequestHead) -> float | None:
         InvalidField: it is no positive number.
     """
     return _positive(head, QUEUE_TIMEOUT, "seconds")
+
+
+def tenant(head: RequestHead, field: bytes) -> str:
+    """Give the tenant that a request is for, "" when it names none.
+
+    What may be a credential, or is too long to be shown, stands as a digest: two alike are one tenant, and neither a
+    log nor a reply shows them.
+
+    Args:
+        field: that names it, in lower case.
+
+    Raises:
+        InvalidField: `TENANT` is empty, too long or unprintable; of another field any value will do.
+    """
+    if field == TENANT:
+        raw = head.router_fields.get(TENANT)
+        name = "" if raw is None else _text(raw)
+        if raw is not None and not (0 < len(name) <= TENANT_MAX_CHARS and name.isprintable()):
+            what = TENANT.decode()
+            raise InvalidField(what, f"{what} must be a name of 1 to {TENANT_MAX_CHARS} printable characters")
+        return name
+    raw = head.field(field)
+    if not raw:
+        return ""
+    name = _text(raw)
+    is_secret = field in _CREDENTIALS or any(word in field for word in _CREDENTIAL_WORDS)
+    if is_secret or len(name) > TENANT_MAX_CHARS or not name.isprintable():
+        return f"sha256:{sha256(raw).hexdigest()[:16]}"
+    return name
 
 
 def worker(head: RequestHead) -> WorkerId | None:

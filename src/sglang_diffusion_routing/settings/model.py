@@ -4,6 +4,7 @@ A field's name ends in its unit (`_s` seconds, `_bytes`); the flag, the environm
 name without `_s`. Times and sizes may be written with a unit: `15m`, `256MiB`.
 """
 
+import re
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic.config import JsonDict
 
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.discovery import parse_source
+from sglang_diffusion_routing.core.shares import parse_weights
 from sglang_diffusion_routing.core.worker_url import WorkerUrl
 from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.settings.units import (
@@ -28,6 +30,31 @@ from sglang_diffusion_routing.settings.units import (
 )
 
 KIB, MIB = 2**10, 2**20
+
+TENANT_FIELD = "x-sglang-router-tenant"
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_NO_TENANT = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "idempotency-key",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "traceparent",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-request-id",
+    }
+)
+"""Fields that say nothing of the client: of a connection (RFC 9110 §7.6.1), of one request, or of the router."""
 
 
 class RoutingAlgorithm(StrEnum):
@@ -160,6 +187,12 @@ class Settings(BaseModel):
     )
     queue_max_requests: Count = _setting("Routing", 16384, "requests that wait for a worker; more get 429", ge=0)
     queue_max_bytes: Bytes = _setting("Routing", 256 * MIB, "heads and bodies of waiting requests, together", ge=0)
+    tenant_field: str = _setting(
+        "Routing", TENANT_FIELD, "field of a request that names the tenant whose share of the workers it uses"
+    )
+    tenant_weights: Words = _setting(
+        "Routing", (), "weights of tenants that have others than 1: shares of work and queue", word="NAME=WEIGHT"
+    )
 
     timeout_s: OptionalSeconds = _setting(
         "Time limits", None, "from a request's arrival at a worker to its reply's head", gt=0
@@ -243,6 +276,26 @@ class Settings(BaseModel):
             return tuple(dict.fromkeys(str(parse_source(source)) for source in sources))
         except InvalidField as error:
             raise ValueError(error.message) from None
+
+    @field_validator("tenant_field")
+    @classmethod
+    def _readable_field(cls, name: str) -> str:
+        """Refuse what is no name of a field, and fields that say nothing of the client or never reach the router."""
+        lower = name.lower()
+        reserved = lower.startswith("x-sglang-router-") and lower != TENANT_FIELD
+        if not _FIELD_NAME.fullmatch(lower) or reserved or lower in _NO_TENANT:
+            raise ValueError(f"must name a field of a request that tells clients apart, not {name!r}")
+        return lower
+
+    @field_validator("tenant_weights")
+    @classmethod
+    def _readable_weights(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse weights that cannot be read."""
+        try:
+            parse_weights(entries)
+        except InvalidField as error:
+            raise ValueError(error.message) from None
+        return entries
 
     @field_validator("retry_on")
     @classmethod
