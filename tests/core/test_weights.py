@@ -12,7 +12,6 @@ from sglang_diffusion_routing.core.weights import (
     Loaded,
     OpenRefit,
     Unversioned,
-    shown_version,
 )
 
 pytestmark = pytest.mark.core
@@ -85,11 +84,6 @@ def test_history_is_bounded_and_the_oldest_version_goes_first() -> None:
     assert len(ledger.group("g").raised) == HISTORY_CAP
     assert ledger.sequence_of("g", "v0") is None
     assert ledger.sequence_of("g", f"v{HISTORY_CAP}") == HISTORY_CAP + 1
-
-
-@pytest.mark.parametrize(("loaded", "shown"), [(Unversioned.BASE, "0"), (Unversioned.SUSPECT, None), ("v1", "v1")])
-def test_the_version_shown_is_0_for_what_a_process_started_with(loaded: str | Unversioned, shown: str | None) -> None:
-    assert shown_version(loaded) == shown
 
 
 # While a refit is under way
