@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Failure, WorkerApi, decode, read_capability
-from sglang_diffusion_routing.core.worker import Capability, WorkerUrl
+from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Failure, WorkerApi
+from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
 from support.raw_worker import answering, reply, serving
 
@@ -168,51 +168,6 @@ async def test_checksums_are_asked_with_an_empty_object(api: WorkerApi) -> None:
 async def test_a_reply_without_checksums_is_none(api: WorkerApi, body: bytes) -> None:
     async with serving(answering(reply(200, body))) as url:
         assert await api.checksums(url, 5.0) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "decoded"),
-    [
-        (b'{"a":[1,2.5,null]}', {"a": [1, 2.5, None]}),
-        (b"", {"raw": ""}),
-        (b"NaN", {"raw": "NaN"}),
-        (b'{"a":-Infinity}', {"raw": '{"a":-Infinity}'}),
-        (b"1e999", {"raw": "1e999"}),
-        (b"[" * 100_000, {"raw": "[" * 100_000}),
-        (b"\xff\xfe", {"raw": "\ufffd\ufffd"}),
-        (b"9" * 5000, {"raw": "9" * 5000}),
-    ],
-)
-async def test_only_json_that_can_be_written_again_is_decoded(text: bytes, decoded: object) -> None:
-    assert await decode(text) == decoded
-
-
-async def test_a_long_reply_is_decoded_off_the_loop() -> None:
-    assert await decode(b"[" + b"1," * 200_000 + b"1]") == [1] * 200_001
-
-
-@pytest.mark.parametrize(
-    ("body", "capability"),
-    [
-        (
-            {"data": [{"id": "m", "task_type": "T2I", "supported_task_types": ["T2I", "I2I"]}]},
-            Capability(("T2I", "I2I"), ("m",), learned=True),
-        ),
-        (
-            {"data": [{"id": "m", "task_type": "T2V", "supported_task_types": []}, {"id": "n"}]},
-            Capability(("T2V",), ("m", "n"), learned=True),
-        ),
-        ({"data": [{"id": "m"}]}, Capability(None, ("m",), learned=True)),
-        ({"data": [{"id": 1, "task_type": 2, "supported_task_types": "T2I"}]}, Capability(None, (), learned=True)),
-        ({"data": []}, Capability(None, (), learned=True)),
-        ({"data": ["m"]}, None),
-        ({"data": {}}, None),
-        ([], None),
-        ({"raw": "x"}, None),
-    ],
-)
-def test_what_a_worker_makes_is_read_from_its_models(body: object, capability: Capability | None) -> None:
-    assert read_capability(body) == capability
 
 
 async def test_a_connection_that_is_reset_as_it_is_made_is_lost(

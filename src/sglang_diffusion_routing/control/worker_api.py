@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Mapping
@@ -19,14 +18,13 @@ from typing import Self
 import httpx2
 
 from sglang_diffusion_routing.control.health_call import BrokenReply, ask_health
+from sglang_diffusion_routing.control.replies import decode, decode_now, read_capability
 from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed, RouterError
 from sglang_diffusion_routing.http1.connect import tls_for
 
-# Decoding 256 KiB of JSON takes about 3 ms; a longer reply would hold up the data plane on the same loop.
-_DECODE_IN_THREAD_BYTES = 256 * 1024
 _BAD_GATEWAY = 502
 _NO_SUCH_ROUTE = frozenset({404, 405, 501})
 
@@ -208,7 +206,7 @@ class WorkerApi:
         except BrokenReply as error:
             return _lost(Failure.BROKEN, str(error))
         ended = Ended.SUCCEEDED if status == 200 else Ended.REFUSED
-        return Answer(ended, status, _decode(content))
+        return Answer(ended, status, decode_now(content))
 
     async def capability(self, url: WorkerUrl, timeout_s: float) -> Capability | None:
         """Ask `GET /v1/models` what the worker makes; None when no answer came that says so, or that it never will."""
@@ -253,48 +251,6 @@ class WorkerApi:
             return None
         applied = answer.body.get("active") if isinstance(answer.body, dict) else None
         return json.dumps(applied, sort_keys=True) if applied else ""
-
-
-def read_capability(body: object) -> Capability | None:
-    """Read a reply of `GET /v1/models`: `data[0].task_type`, `data[0].supported_task_types` and every `data[*].id`.
-
-    Returns:
-        None when `body` has not that shape.
-    """
-    rows = body.get("data") if isinstance(body, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return None
-    models = tuple(row["id"] for row in rows if isinstance(row.get("id"), str))
-    first = rows[0] if rows else {}
-    supported = first.get("supported_task_types")
-    named = [*(supported if isinstance(supported, list) else []), first.get("task_type")]
-    tasks = tuple(dict.fromkeys(task for task in named if isinstance(task, str) and task))
-    return Capability(task_types=tasks or None, models=models, learned=True)
-
-
-async def decode(content: bytes) -> object:
-    """Decode a reply's body: JSON, else `{"raw": text}`."""
-    if len(content) > _DECODE_IN_THREAD_BYTES:
-        return await asyncio.to_thread(_decode, content)
-    return _decode(content)
-
-
-def _decode(content: bytes) -> object:
-    """Decode JSON as RFC 8259 has it, so that what is read can be written again: no NaN, no infinities."""
-    try:
-        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return {"raw": content.decode("utf-8", "replace")}
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no finite number")
-    return value
 
 
 def _reason(error: BaseException) -> str:
