@@ -51,12 +51,23 @@ class RouterProcess:
 
     Args:
         flags: further ones, which win over those of this class.
+        start_s, stop_s: how long it may take to start, and to end; more where it starts and ends workers itself.
     """
 
-    def __init__(self, worker_urls: Sequence[str], log: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        worker_urls: Sequence[str],
+        log: Path,
+        flags: Sequence[str] = (),
+        *,
+        start_s: float = START_S,
+        stop_s: float = STOP_S,
+    ) -> None:
         self._worker_urls = worker_urls
         self._log = log
         self._flags = flags
+        self._start_s = start_s
+        self._stop_s = stop_s
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -72,7 +83,8 @@ class RouterProcess:
         Raises:
             RouterFailed: it ended or did not listen in time.
         """
-        words = ["--host", "127.0.0.1", "--port", "0", "--worker-urls", *self._worker_urls, *self._flags]
+        workers = ["--worker-urls", *self._worker_urls] if self._worker_urls else []
+        words = ["--host", "127.0.0.1", "--port", "0", *workers, *self._flags]
         source = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
         with self._log.open("wb") as log:
@@ -91,7 +103,7 @@ class RouterProcess:
         assert self._process is not None
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
-        deadline_s = time.monotonic() + START_S
+        deadline_s = time.monotonic() + self._start_s
         said = b""
         while (left_s := deadline_s - time.monotonic()) > 0:
             readable, _, _ = select.select([output], [], [], left_s)
@@ -101,7 +113,8 @@ class RouterProcess:
                 return listening[1].decode()
             if not part:
                 break
-        raise RouterFailed("the router did not start")
+        lines = self._log.read_text(errors="replace").splitlines()
+        raise RouterFailed(": ".join(["the router did not start", *lines[-1:]]))
 
     def usage(self) -> Usage:
         """Tell what it has used so far."""
@@ -113,7 +126,7 @@ class RouterProcess:
             return
         self._process.terminate()
         try:
-            self._process.wait(STOP_S)
+            self._process.wait(self._stop_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

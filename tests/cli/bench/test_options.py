@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_diffusion_routing.cli.bench.launched import Launcher
 from sglang_diffusion_routing.cli.bench.load import Bounds
 from sglang_diffusion_routing.cli.bench.options import (
     PolicyOptions,
@@ -52,6 +53,7 @@ def test_by_default_simulated_workers_are_loaded_with_small_images() -> None:
     assert parse_serve([]) == ServeOptions(
         url="",
         worker_urls=(),
+        launcher=None,
         num_workers=(1, 2, 4),
         max_concurrency=(1, 10, 100),
         num_prompts=100,
@@ -119,7 +121,10 @@ def test_bad_words_to_policies_get_one_sentence(words: list[str], sentence: str)
         (["--extra-body", "[1]"], "--extra-body must be a JSON object, not '[1]'"),
         (["--extra-body", "{"], "--extra-body must be a JSON object, not '{'"),
         (["--slo", "-1"], "--slo must be a number above 0 and at most 86400, not '-1'"),
-        (["--url", "http://a", "--worker-urls", "http://b"], "--url does not go with --worker-urls: "),
+        (["--url", "http://a", "--worker-urls", "http://b"], "--worker-urls does not go with --url: "),
+        (["--worker-urls", "http://b", "--model", "m"], "--model does not go with --worker-urls: "),
+        (["--launcher-config", "/x.yaml", "--model", "m"], "--launcher-config does not go with --model: "),
+        (["--launcher-config", "/nowhere.yaml"], "/nowhere.yaml "),
         (["--url", "http://a", "--num-workers", "1"], "--num-workers does not go with --url: "),
         (["--slo", "1", "--slo-scale", "3"], "--slo-scale does not go with --slo: "),
         (["--slo-scale", "3", "--warmup-requests", "0"], "--slo-scale needs --warmup-requests, "),
@@ -131,3 +136,16 @@ def test_bad_words_to_serve_get_one_sentence(words: list[str], sentence: str) ->
         parse_serve(words)
     assert caught.value.message.startswith(sentence)
     assert "\n" not in caught.value.message
+
+
+def test_workers_to_start_are_those_of_a_model_or_of_a_launcher_file(tmp_path: Path) -> None:
+    assert parse_serve(["--model", "m"]).launcher == Launcher("m", 1)
+    asked = parse_serve(["--model", "m", "--num-workers", "1,8,2"])
+    assert (asked.launcher, asked.num_workers, asked.shape.width) == (Launcher("m", 8), (1, 8, 2), 512)
+    file = tmp_path / "launcher.yaml"
+    file.write_text("launcher:\n  model: n\n  num_workers: 3\n")
+    words = ["--launcher-config", str(file)]
+    assert parse_serve(words).launcher == Launcher("n", 3, file)
+    assert [parse_serve([*words, *more]).num_workers for more in ([], ["--num-workers", "1,2"])] == [(3,), (1, 2)]
+    with pytest.raises(BadSetting, match="--num-workers asks for more than the 3 of --launcher-config"):
+        parse_serve([*words, "--num-workers", "4"])

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sglang_diffusion_routing.cli.bench.launched import Launcher
 from sglang_diffusion_routing.cli.bench.load import Bounds
 from sglang_diffusion_routing.cli.bench.requests import Shape, Task
 from sglang_diffusion_routing.cli.bench.scenarios import SCENARIOS, Scenario
 from sglang_diffusion_routing.cli.parser import Parser, between, made
 from sglang_diffusion_routing.errors import BadSetting
+from sglang_diffusion_routing.launchers import config
 from sglang_diffusion_routing.settings.model import RoutingAlgorithm
 
 BY_HAND = "by-hand"
@@ -41,7 +43,7 @@ class PolicyOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `bench serve` loads: the address `url`, or else a router before `worker_urls`, or else simulated workers.
+    """What `bench serve` loads: the address `url`, or a router before workers: given, launched or simulated ones.
 
     num_workers and max_concurrency are tried in every combination. simulated_s: what a simulated worker takes for a
     request. extra: further fields of each body. slo_scale: the SLO is this times what a request takes by itself.
@@ -49,6 +51,7 @@ class ServeOptions:
 
     url: str
     worker_urls: tuple[str, ...]
+    launcher: Launcher | None
     num_workers: tuple[int, ...]
     max_concurrency: tuple[int, ...]
     num_prompts: int
@@ -113,13 +116,18 @@ def parse_serve(argv: Sequence[str]) -> ServeOptions:
     """
     given = _serve_parser().parse(argv)
     _see_that_they_go_together(given)
-    side = REAL_PX if given.url or given.worker_urls else SIMULATED_PX
+    launcher = _launcher(given)
+    side = REAL_PX if given.url or given.worker_urls or launcher else SIMULATED_PX
     task = Task(given.task)
     frames = given.num_frames or (VIDEO_FRAMES if task is Task.VIDEO else 1)
-    default_workers = (len(given.worker_urls),) if given.worker_urls else (1, 2, 4)
+    if launcher is not None:
+        default_workers: tuple[int, ...] = (launcher.num_workers,)
+    else:
+        default_workers = (len(given.worker_urls),) if given.worker_urls else (1, 2, 4)
     return ServeOptions(
         url=given.url or "",
         worker_urls=tuple(given.worker_urls or ()),
+        launcher=launcher,
         num_workers=given.num_workers or default_workers,
         max_concurrency=given.max_concurrency,
         num_prompts=given.num_prompts,
@@ -147,6 +155,12 @@ def _serve_parser() -> Parser:
     where = parser.add_argument_group("what is loaded (default: a router before simulated workers)")
     where.add_argument("--url", type=_url, metavar="URL", help="a router or a worker that runs")
     where.add_argument("--worker-urls", type=_url, nargs="+", metavar="URL", help="workers to start a router before")
+    where.add_argument(
+        "--model", metavar="MODEL", help="workers to start, on this machine's GPUs, with a router before"
+    )
+    where.add_argument(
+        "--launcher-config", type=Path, metavar="FILE", help="the same, as this file says (docs/launchers.md)"
+    )
     where.add_argument(
         "--num-workers", type=_numbers(1, MOST_WORKERS), metavar="N,N", help="how many of them, in turn (1,2,4)"
     )
@@ -196,9 +210,32 @@ def _add_outputs(parser: Parser, out: Path | None) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, and all else on standard error")
 
 
+def _launcher(given: argparse.Namespace) -> Launcher | None:
+    """Say which workers are to be started.
+
+    Raises:
+        BadSetting: the launcher file is wrong, or starts fewer than are asked for.
+    """
+    if given.model:
+        return Launcher(given.model, max(given.num_workers or (1,)))
+    if given.launcher_config is None:
+        return None
+    wanted = config.read(given.launcher_config)
+    if given.num_workers and max(given.num_workers) > wanted.num_workers:
+        raise BadSetting("--num-workers", f"asks for more than the {wanted.num_workers} of --launcher-config")
+    return Launcher(wanted.model, wanted.num_workers, given.launcher_config)
+
+
 def _see_that_they_go_together(given: argparse.Namespace) -> None:
-    if given.url and given.worker_urls:
-        raise BadSetting("--url", "does not go with --worker-urls: the one is loaded as it is, the others by a router")
+    sources = {
+        "--url": given.url,
+        "--worker-urls": given.worker_urls,
+        "--model": given.model,
+        "--launcher-config": given.launcher_config,
+    }
+    chosen = [flag for flag, value in sources.items() if value]
+    if len(chosen) > 1:
+        raise BadSetting(chosen[1], f"does not go with {chosen[0]}: each says what is loaded")
     if given.slo is not None and given.slo_scale is not None:
         raise BadSetting("--slo-scale", "does not go with --slo: there is one SLO")
     if given.slo_scale is not None and not given.warmup_requests:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sglang_diffusion_routing.cli.bench.launched import launched
 from sglang_diffusion_routing.cli.bench.load import Load, load
 from sglang_diffusion_routing.cli.bench.measures import Serving, percentile, reasons, serving
 from sglang_diffusion_routing.cli.bench.options import ServeOptions
@@ -55,7 +56,7 @@ def run(options: ServeOptions, report: Report) -> int:
     report.line(_what(options))
     rows: list[Row] = []
     with ending() as stack:
-        workers = _workers(options, stack)
+        workers = _workers(options, stack, report)
         for count in (0,) if options.url else options.num_workers:
             with _target(options, workers[:count], stack) as url:
                 slo_s = options.slo_s
@@ -85,11 +86,14 @@ def _slo_s(options: ServeOptions, warm: Load) -> float | None:
 def _what(options: ServeOptions) -> str:
     """Say what is loaded with what."""
     shape = options.shape
-    where = options.url or (
-        f"a router before {len(options.worker_urls)} workers"
-        if options.worker_urls
-        else f"a router before simulated workers that take {options.simulated_s:g} s a request, not a GPU's time"
-    )
+    if options.url:
+        where = options.url
+    elif options.worker_urls:
+        where = f"a router before {len(options.worker_urls)} workers"
+    elif options.launcher is not None:
+        where = f"a router before workers of {options.launcher.model} that are started for it"
+    else:
+        where = f"a router before simulated workers that take {options.simulated_s:g} s a request, not a GPU's time"
     frames = f" of {shape.frames} frames" if shape.frames > 1 else ""
     return (
         f"{options.num_prompts} {options.task} requests a run to {where}: "
@@ -97,10 +101,12 @@ def _what(options: ServeOptions) -> str:
     )
 
 
-def _workers(options: ServeOptions, stack: ExitStack) -> Sequence[str]:
-    """Give the addresses of all workers, starting simulated ones where none are given."""
+def _workers(options: ServeOptions, stack: ExitStack, report: Report) -> Sequence[str]:
+    """Give the addresses of all workers, starting them where none are given."""
     if options.url or options.worker_urls:
         return options.worker_urls
+    if options.launcher is not None:
+        return launched(options.launcher, stack, report)
     sims = [
         SimProcess(
             model="wan" if options.task is Task.VIDEO else "sd3",
