@@ -79,6 +79,10 @@ RETRIES_OVER_BUDGET = Declared(
     Kind.COUNTER,
     "requests that got their worker's failure because too many others were being retried",
 )
+HEDGES = Declared("sgld_router_hedges_total", Kind.COUNTER, "copies of late work that were sent to another worker")
+HEDGES_WON = Declared(
+    "sgld_router_hedges_won_total", Kind.COUNTER, "copies of late work that were ahead of, or outlived, the original"
+)
 ORPHANS = Declared("sgld_router_orphans", Kind.GAUGE, "requests whose client has left while the worker goes on")
 TUNNELS = Declared("sgld_router_tunnels", Kind.GAUGE, "open WebSocket tunnels")
 CONNECTIONS = Declared("sgld_router_client_connections", Kind.GAUGE, "open client connections")

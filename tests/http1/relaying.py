@@ -6,6 +6,7 @@ from typing import Any
 
 from http1.listening import Listener, listening
 from http1.peers import FakeWorker, eventually
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed, UpstreamDied
 from sglang_diffusion_routing.http1.conversation import Conversation
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
@@ -48,7 +49,7 @@ class Told(Exchange):
             self.turns.append(("body",))
             self.go()
 
-    def upstream_head(self) -> bytes:
+    def upstream_head(self, worker_id: WorkerId) -> bytes:
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.head.method, self.head.target, self.head.block)
 
     def reply_lines(self, head: ReplyHead) -> bytes:

@@ -6,6 +6,7 @@ import socket
 from http1.peers import FakeWorker, Peer
 from proxy.world import World, post, reply, serve
 from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 
 ASLEEP = b'{"detail":"Server is sleeping. Call resume_memory_occupation first."}'
 
@@ -46,3 +47,35 @@ class UnreachableWorker:
     def close(self) -> None:
         self.first.close()
         self.listener.close()
+
+
+BODY = b'{"prompt": "x", "seed": 7}'
+HUGE = b"x-sglang-router-cost: 1000000"
+
+
+def seeded(*fields: bytes, body: bytes = BODY) -> bytes:
+    return post(b"/rollout/generate", body, HUGE, *fields)
+
+
+def make_known(two: World, slow: int) -> None:
+    """Let one worker be known to be slow, and the others to be fast."""
+    for number, worker in enumerate(two.workers):
+        speed = two.fleet.scheduler.speed_of(worker.worker_id)
+        assert speed is not None
+        for _ in range(64):
+            speed.learn(1.0, 1.0 if number == slow else 0.01)
+
+
+async def copied(two: World, request: bytes | None = None) -> tuple[Peer, Peer, Peer, int]:
+    """Have work done twice: give the client, the two workers' connections, and the number of the first worker."""
+    client, original, number = await started(two, request or seeded())
+    make_known(two, number)
+    copy_stragglers(two.plane._shared)
+    copy = await two.accept()
+    await serve(copy)
+    return client, original, copy, number
+
+
+def counts(world: World) -> tuple[int, int, int]:
+    counters = world.plane.counters
+    return counters.hedges, counters.hedges_won, counters.retries

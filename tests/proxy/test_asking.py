@@ -12,7 +12,7 @@ from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.speed import SHORT_S
 from sglang_diffusion_routing.core.work import Result, WorkSpec
-from sglang_diffusion_routing.proxy.work import DOUBT_S
+from sglang_diffusion_routing.proxy.verdict import DOUBT_S
 
 pytestmark = pytest.mark.loopback
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 import sglang_diffusion_routing
-from sglang_diffusion_routing.settings import LogLevel, Settings
+from sglang_diffusion_routing.settings import TIMEOUT, LogLevel, Settings
 
 pytestmark = pytest.mark.core
 
@@ -112,7 +112,12 @@ def test_failures_to_try_elsewhere_are_given_by_their_statuses(value: object) ->
     assert Settings.model_validate({"retry_on": value}).retry_on == (500, 503)
 
 
-@pytest.mark.parametrize("value", ["499", "501", "5xx", [500.0], 500, "timeout"])
+def test_what_is_late_may_be_tried_elsewhere_too() -> None:
+    for value in ("502 timeout", "502,timeout", [502, "timeout"]):
+        assert Settings.model_validate({"retry_on": value}).retry_on == (502, TIMEOUT)
+
+
+@pytest.mark.parametrize("value", ["499", "501", "5xx", [500.0], 500, "timeouts", [True]])
 def test_only_failures_of_workers_can_be_tried_elsewhere(value: object) -> None:
     with pytest.raises(ValidationError, match="retry_on"):
         Settings.model_validate({"retry_on": value})

@@ -136,12 +136,12 @@ def test_what_is_no_network_is_refused(text: str) -> None:
         units.read_network(text)
 
 
-@pytest.mark.parametrize("value", ["1 2", "1,2", [1, 2], ["1", 2]])
-def test_whole_numbers_come_in_lists(value: object) -> None:
-    assert units.read_counts(value) == (1, 2)
+@pytest.mark.parametrize("value", ["1 b", "1,b", [1, "b"], ["1", "b"]])
+def test_whole_numbers_and_words_come_in_lists(value: object) -> None:
+    assert units.read_counts_and_words(value) == (1, "b")
 
 
-@pytest.mark.parametrize("value", [1, "1 b", [1.5], [True], [[1]]])
+@pytest.mark.parametrize("value", [1, "1 b2", "5xx", [1.5], [True], [[1]]])
 def test_a_list_of_anything_else_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="must be a"):
-        units.read_counts(value)
+        units.read_counts_and_words(value)

@@ -79,6 +79,8 @@ def _of_work(counters: DataPlaneCounters) -> m.Samples:
         ],
         m.RETRIES: _one(counters.retries),
         m.RETRIES_OVER_BUDGET: _one(counters.retries_over_budget),
+        m.HEDGES: _one(counters.hedges),
+        m.HEDGES_WON: _one(counters.hedges_won),
         m.ORPHANS: _one(counters.orphans_now),
         m.TUNNELS: _one(counters.tunnels_now),
         m.CONNECTIONS: _one(counters.connections_now),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.experience import Experience
+from sglang_diffusion_routing.core.hedge import Hedges
 from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.room import Holding
@@ -17,6 +18,7 @@ class Readings:
     """The scheduler's parts, and what they show. Nothing here changes anything.
 
     model_matters: whether workers serve different models, or may, so that the model that a request names must be known.
+    hedges: which work is worth a copy, and where.
     """
 
     def __init__(self, lanes: Lanes, queue: Queue, stations: Stations, experience: Experience) -> None:
@@ -26,6 +28,7 @@ class Readings:
         self._by_id, self._by_worker = stations.by_id, stations.by_worker
         self._experience = experience
         self.model_matters = False
+        self.hedges = Hedges(lanes, stations.by_worker, queue)
 
     @property
     def queued(self) -> int:

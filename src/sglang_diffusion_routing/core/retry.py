@@ -22,7 +22,7 @@ class Failure(Enum):
     ASLEEP = "asleep"
     """The worker said that it sleeps; nothing ran."""
     TIMED_OUT = "timed out"
-    """No answer in time."""
+    """No answer in time; operators may ask to have that tried elsewhere as well."""
     STATUS = "status"
     """A whole reply whose status operators may ask to have tried elsewhere."""
     BEGUN = "begun"
@@ -31,10 +31,14 @@ class Failure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """retries: sends after the first; 0 for none. statuses: of the replies that are tried elsewhere when asked."""
+    """retries: sends after the first; 0 for none.
+
+    statuses: of the replies that are tried elsewhere when asked; timeouts: whether what is late is, too.
+    """
 
     retries: int = 1
     statuses: frozenset[int] = frozenset()
+    timeouts: bool = False
 
 
 def may_retry(failure: Failure, limits: RetryLimits, *, killed: int, failed: int) -> bool:
@@ -42,8 +46,8 @@ def may_retry(failure: Failure, limits: RetryLimits, *, killed: int, failed: int
 
     A connect failure may, since no worker has seen the request, and each worker is tried once at most; so may what a
     sleeping worker turned down. A worker that died before its response head may, once: a request that has killed two
-    workers is answered 502 with both names. A timeout may not, since the generation may still be running (HAProxy's
-    `retry-on` warns of it); an HTTP error may only when asked; a response that has begun never may.
+    workers is answered 502 with both names. What is late may only when asked, since the generation may still be running
+    (HAProxy's `retry-on` warns of it), and so may an HTTP error; a response that has begun never may.
 
     Args:
         killed: workers that the request has reached and that died under it.
@@ -56,22 +60,25 @@ def may_retry(failure: Failure, limits: RetryLimits, *, killed: int, failed: int
             return True
         case Failure.DIED | Failure.STATUS:
             return failed <= limits.retries
-        case Failure.TIMED_OUT | Failure.BEGUN:
+        case Failure.TIMED_OUT:
+            return limits.timeouts and failed <= limits.retries
+        case Failure.BEGUN:
             return False
 
 
 class RetryBudget:
-    """Bounds the requests that are on another worker, or wait for one, after a worker has answered them with an error.
+    """Bounds the requests that are on another worker, or wait for one, because a worker answered an error or was late.
 
     When much fails at once, repeating all of it would be the next thing that fails (after Envoy's `retry_budget`).
     Connections that failed, deaths and sleepers need no budget: they are bounded by what was on those workers.
 
     Args:
-        percent: of active work, that may be retries; `BUDGET_SPARE` may be in any case.
+        percent: of active work, that may be retries; `spare` may be in any case.
     """
 
-    def __init__(self, percent: int) -> None:
+    def __init__(self, percent: int, spare: int = BUDGET_SPARE) -> None:
         self._percent = percent
+        self._spare = spare
         self.under_way = 0
 
     def take(self, active: int) -> bool:
@@ -80,7 +87,7 @@ class RetryBudget:
         Args:
             active: requests that are on workers or wait for one, this one included.
         """
-        if self.under_way >= max(BUDGET_SPARE, active * self._percent // 100):
+        if self.under_way >= max(self._spare, active * self._percent // 100):
             return False
         self.under_way += 1
         return True

@@ -59,6 +59,11 @@ class Speed:
         return UNKNOWN_SPEED if self.beyond is None else self.beyond.expected
 
     @property
+    def is_known(self) -> bool:
+        """Whether anything at all has been learned of which `expected` could be made."""
+        return bool(self.per_s) or (self.beyond is not None and self.beyond.is_known)
+
+    @property
     def confidence(self) -> float:
         """How much of the estimate is its own work, from 0 (nothing) to about 0.96 (as much as is remembered)."""
         return self._pieces / (self._pieces + PRIOR_PIECES)

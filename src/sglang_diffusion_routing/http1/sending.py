@@ -65,7 +65,7 @@ class Sending(Clients, ReplySink):
         self.phase = _AWAITING
         downstream = self.downstream
         upstream.decode_chunks = self.head.http_10
-        spans = [self.upstream_head()]
+        spans = [self.upstream_head(upstream.worker_id)]
         if self._kept:
             spans += self._kept
         if self.body_bytes > self._replay_max_bytes:

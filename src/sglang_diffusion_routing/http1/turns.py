@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from enum import Enum
 
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 
@@ -31,8 +32,8 @@ class Turns(ABC):
         """More of the request's body has come while no worker is there for it."""
 
     @abstractmethod
-    def upstream_head(self) -> bytes:
-        """Give the request's head as the worker gets it."""
+    def upstream_head(self, worker_id: WorkerId) -> bytes:
+        """Give the request's head as this worker gets it."""
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         """Give the header lines that are added to the reply's."""

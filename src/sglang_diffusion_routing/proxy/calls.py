@@ -101,7 +101,7 @@ class ControlCall(Call):
     def name(self) -> str:
         return "the control app"
 
-    def upstream_head(self) -> bytes:
+    def upstream_head(self, worker_id: WorkerId) -> bytes:
         downstream = self.origin
         head = self.head
         written = self._shared.heads.for_worker(
@@ -171,11 +171,9 @@ class JobCall(Call):
     def name(self) -> str:
         return "the worker" if self._worker is None else str(self._worker.url)
 
-    def upstream_head(self) -> bytes:
-        worker = self._worker
-        assert worker is not None
+    def upstream_head(self, worker_id: WorkerId) -> bytes:
         head = self.head
-        host = authority(worker.worker_id)
+        host = authority(worker_id)
         return self._shared.heads.for_worker(self.origin, head, host, head.target, self.request_id, self._trace_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:

@@ -20,6 +20,8 @@ class DataPlaneCounters:
     bytes_to_clients: int = 0
     retries: int = 0
     retries_over_budget: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
     orphans: int = 0
     orphans_now: int = 0
     tunnels: int = 0

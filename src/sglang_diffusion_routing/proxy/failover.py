@@ -11,6 +11,8 @@ from sglang_diffusion_routing.proxy.leased import Leased
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
 
+_BUDGETED = frozenset({Failure.STATUS, Failure.TIMED_OUT})
+
 
 class Failover(Leased):
     """A request whose worker may fail it."""
@@ -71,7 +73,7 @@ class Failover(Leased):
         if self._is_pinned:
             # No other worker may have it: asking again only finds the words for that, where nothing ran.
             return failure is Failure.ASLEEP
-        if failure is not Failure.STATUS:
+        if failure not in _BUDGETED:
             return True
         if not self._is_retry:
             scheduler = shared.leases.scheduler
@@ -87,6 +89,10 @@ class Failover(Leased):
         self._shared.counters.retries += not self._is_pinned
         self.retry()
         self._release(result, status)
+        self._ask_elsewhere()
+
+    def _ask_elsewhere(self) -> None:
+        """Let another worker do it."""
         self._ask()
 
     def lease_cancelled(self, reason: str) -> None:

@@ -22,6 +22,7 @@ from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
+from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
 from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
@@ -114,6 +115,8 @@ class DataPlane:
         self.stop_accepting()
         for connection in list(self._connections):
             connection.transport.abort()
+        for attempt in list(self._shared.attempts):
+            attempt.give_up()
         self._upstreams.abort_all()
         await self.jobs.aclose()
         # Aborted transports tell their protocols in the next turns of the loop.
@@ -126,6 +129,8 @@ class DataPlane:
             connection.tick(now_s)
         self._shared.tunnels.tick(now_s, self._shared.settings.tunnel_idle_s)
         self._upstreams.sweep()
+        if self._shared.settings.hedge:
+            copy_stragglers(self._shared)
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
     # what the connections ask

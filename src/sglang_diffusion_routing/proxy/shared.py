@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from sglang_diffusion_routing.core.hedge import HEDGED_PERCENT, HEDGED_SPARE
 from sglang_diffusion_routing.core.retry import RetryBudget, RetryLimits
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
@@ -16,7 +17,10 @@ from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
 from sglang_diffusion_routing.proxy.repeats import Repeats
 from sglang_diffusion_routing.proxy.shape import Fields
 from sglang_diffusion_routing.proxy.terms import TENANT
-from sglang_diffusion_routing.settings import Settings
+from sglang_diffusion_routing.settings import TIMEOUT, Settings
+
+if TYPE_CHECKING:
+    from sglang_diffusion_routing.proxy.attempt import Attempt
 
 MAX_SPECS = 4096
 """Specs that are remembered; a trainer's requests have a handful of shapes, but clients may ask for what they like."""
@@ -74,15 +78,18 @@ class Tunnels:
 class Shared:
     """Collaborators and counts.
 
+    attempts: those that are under way beside a piece of work, or were left behind by one.
     replay_max_bytes, queue_timeout_s, timeout_s: of the settings, whose own attributes cost 20 times more to read.
     tenant_field: that names a request's tenant. own_terms: whether requests that state no terms may still have some.
     specs: those that many requests have in common, by route name, size in KiB and what the body says of its work.
     """
 
     __slots__ = (
+        "attempts",
         "control_path",
         "counters",
         "heads",
+        "hedge_budget",
         "jobs",
         "leases",
         "locator",
@@ -124,6 +131,9 @@ class Shared:
         self.specs: dict[tuple[str, int, Fields], WorkSpec] = {}
         self.heads = HeadWriter()
         self.repeats = Repeats(self.tenant_field)
-        self.retry_limits = RetryLimits(settings.retries, frozenset(settings.retry_on))
+        statuses = frozenset(what for what in settings.retry_on if isinstance(what, int))
+        self.retry_limits = RetryLimits(settings.retries, statuses, timeouts=TIMEOUT in settings.retry_on)
         self.retry_budget = RetryBudget(settings.retry_budget_percent)
+        self.hedge_budget = RetryBudget(HEDGED_PERCENT, HEDGED_SPARE)
+        self.attempts: set[Attempt] = set()
         self.tunnels = Tunnels(self.counters)

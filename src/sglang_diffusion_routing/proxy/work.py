@@ -6,7 +6,7 @@ import asyncio
 
 from sglang_diffusion_routing.core.retry import Failure
 from sglang_diffusion_routing.core.work import Result
-from sglang_diffusion_routing.core.worker import Worker, WorkerId
+from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.phase import Phase
@@ -14,19 +14,17 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.turns import Held
-from sglang_diffusion_routing.proxy.failover import Failover
 from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string
+from sglang_diffusion_routing.proxy.racing import Racing
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
-from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_telling, result_of
+from sglang_diffusion_routing.proxy.verdict import HOLD_BYTES, is_from_a_stranger, is_telling, result_of
 
 JOB_REPLY_BYTES = 65536
 """A job-creating reply is read whole up to this size to learn the job's id; real ones have about 540 bytes."""
 ID_LOOK_BYTES = 4096
 """An image reply's `id` is its first member, before data of megabytes."""
-DOUBT_S = 0.05
-"""A connection made so shortly before its worker was found to have ended may have been accepted by the next one."""
 TUNNEL_DRAIN_S = 10.0
 """How long a tunnel may go on after its worker has begun to drain."""
 _OK = Result.OK
@@ -34,14 +32,14 @@ _RETRIED_REPLIES = frozenset({Result.ASLEEP, Result.SCHEDULER_DIED})
 _NOBODY: frozenset[WorkerId] = frozenset()
 
 
-class Work(Failover):
+class Work(Racing):
     """A request that needs a worker's time."""
 
     __slots__ = ("_looked", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         # Here, and in `reply_began`: super() makes an object, which costs as much as the call.
-        Failover.__init__(self, downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
+        Racing.__init__(self, downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
         self.request_id, self._trace_id = shared.heads.ids(head)
@@ -70,31 +68,29 @@ class Work(Failover):
         self._result = None
         self._tunnel = None
         self._is_retry = False
+        self._beside = None
+        self._seeded = None
+        self._was_late = False
 
     def reply_began(self, head: ReplyHead, span: bytes, done: bool) -> None:
-        lease = self._lease
-        if lease is not None and lease.worker.doubted_s >= lease.granted_s and self._is_from_a_stranger(lease.worker):
+        lease, upstream = self._lease, self.upstream
+        if (
+            lease is not None
+            and lease.worker.doubted_s >= lease.granted_s
+            and upstream is not None
+            and self.has_clients
+            and is_from_a_stranger(lease, upstream)
+        ):
             self.lease_cancelled("its process has ended")
             return
-        Failover.reply_began(self, head, span, done)
+        Racing.reply_began(self, head, span, done)
 
-    def _is_from_a_stranger(self, worker: Worker) -> bool:
-        """Tell whether another process than the one that got the lease may have answered somebody.
-
-        A worker that dies and is back within milliseconds accepts the connection that was meant for its predecessor,
-        and generates on whatever it has started with.
-        """
-        upstream = self.upstream
-        return upstream is not None and self.has_clients and upstream.made_s > worker.doubted_s - DOUBT_S
-
-    def upstream_head(self) -> bytes:
-        worker = self._worker
-        assert worker is not None
+    def upstream_head(self, worker_id: WorkerId) -> bytes:
         head = self.head
         target = head.target
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
-        host = authority(worker.worker_id)
+        host = authority(worker_id)
         return self._shared.heads.for_worker(
             self.origin, head, host, target, self.request_id, self._trace_id, may_upgrade=True
         )
@@ -127,6 +123,8 @@ class Work(Failover):
     def hold_limit_bytes(self, head: ReplyHead) -> int:
         if is_telling(head.status) or head.status in self._shared.retry_limits.statuses:
             return HOLD_BYTES
+        if head.status >= 500 and self._beside is not None:
+            return HOLD_BYTES
         if self._route.creates_job and head.status < 300:
             return JOB_REPLY_BYTES
         return 0
@@ -139,6 +137,12 @@ class Work(Failover):
         if not self.has_clients or not (self.replayable and self.body_done):
             return Held.SEND
         ran = self._result not in _RETRIED_REPLIES
+        if self._beside is not None:
+            self._failed += ran
+            if ran:
+                self._last_reply = head, body
+            self._fall_back(self._result, head.status)
+            return Held.SWALLOW
         if ran and head.status not in self._shared.retry_limits.statuses:
             return Held.SEND
         self._failed += ran
@@ -207,6 +211,8 @@ class Work(Failover):
             self._count_orphan(-1)
         if self._is_retry:
             self._shared.retry_budget.give_back()
+        if self._beside is not None:
+            self._part()
         if self._ticket is not None:
             self._shared.leases.abandon(self._ticket)
             self._ticket = None

@@ -2,6 +2,7 @@
 
 from sglang_diffusion_routing.settings.model import (
     STATE_AUTO,
+    TIMEOUT,
     LogFormat,
     LogLevel,
     OnDisconnect,
@@ -10,4 +11,4 @@ from sglang_diffusion_routing.settings.model import (
 )
 from sglang_diffusion_routing.settings.sources import load
 
-__all__ = ["STATE_AUTO", "LogFormat", "LogLevel", "OnDisconnect", "RoutingAlgorithm", "Settings", "load"]
+__all__ = ["STATE_AUTO", "TIMEOUT", "LogFormat", "LogLevel", "OnDisconnect", "RoutingAlgorithm", "Settings", "load"]

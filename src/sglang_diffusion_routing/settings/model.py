@@ -19,7 +19,7 @@ from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
 from sglang_diffusion_routing.settings.units import (
     Bytes,
     Count,
-    Counts,
+    CountsAndWords,
     Networks,
     OptionalCount,
     OptionalSeconds,
@@ -87,6 +87,10 @@ class LogFormat(StrEnum):
 
 STATE_AUTO = "auto"
 """The word for a state file whose place follows from host and port."""
+
+
+TIMEOUT = "timeout"
+"""The word for what is late, among the failures after which another worker is tried."""
 
 
 class OnDisconnect(StrEnum):
@@ -163,20 +167,25 @@ class Settings(BaseModel):
         "Routing", default=True, meaning="give a worker that is new, or back, more work only as it does that well"
     )
     retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
-    retry_on: Counts = _setting(
+    retry_on: CountsAndWords = _setting(
         "Routing",
         (),
-        "also try another worker after short replies with these statuses, of 500, 502, 503 and 504; the first worker "
-        "may have done the work",
+        "also try another worker after short replies with these statuses, of 500, 502, 503 and 504, and, once, after "
+        "the timeout; the first worker may have done the work, or be at it",
         word="STATUS",
     )
     retry_budget_percent: Count = _setting(
         "Routing",
         20,
-        "of all requests at work or waiting, how many may be on another worker after an error (--retry-on), but "
-        "always 10; 100 for no limit",
+        "of all requests at work or waiting, how many may be on another worker because of --retry-on, but always 10; "
+        "100 for no limit",
         ge=0,
         le=100,
+    )
+    hedge: Switch = _setting(
+        "Routing",
+        default=False,
+        meaning="have late work that names a seed done by an idle worker as well; the first answer counts",
     )
     replay_max_bytes: Bytes = _setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
     seed: OptionalCount = _setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
@@ -299,12 +308,12 @@ class Settings(BaseModel):
 
     @field_validator("retry_on")
     @classmethod
-    def _retriable(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
-        """Refuse statuses that are no failure of a worker."""
-        unknown = set(statuses) - {500, 502, 503, 504}
+    def _retriable(cls, failures: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        """Refuse what is no failure of a worker."""
+        unknown = [failure for failure in failures if failure not in {500, 502, 503, 504, TIMEOUT}]
         if unknown:
-            raise ValueError(f"must hold none but 500, 502, 503 and 504, not {min(unknown)}")
-        return statuses
+            raise ValueError(f"must hold none but 500, 502, 503, 504 and {TIMEOUT}, not {unknown[0]}")
+        return failures
 
     @property
     def effective_log_level(self) -> LogLevel:

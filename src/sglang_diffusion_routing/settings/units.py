@@ -93,10 +93,11 @@ def read_list(value: object) -> tuple[str, ...]:
     raise ValueError(f"must be a list of words, not {value!r}")
 
 
-def read_counts(value: object) -> tuple[int, ...]:
-    """Read a list of whole numbers: a YAML list, or text with commas or blanks between them."""
+def read_counts_and_words(value: object) -> tuple[int | str, ...]:
+    """Read a list of whole numbers and words: a YAML list, or text with commas or blanks between them."""
     items = value if isinstance(value, list | tuple) else read_list(value)
-    return tuple(read_count(item) for item in items)
+    is_word = re.compile(r"[A-Za-z]+").fullmatch
+    return tuple(item if isinstance(item, str) and is_word(item) else read_count(item) for item in items)
 
 
 def read_network(value: object) -> IpNetwork:
@@ -114,7 +115,7 @@ Bytes = Annotated[int, BeforeValidator(read_bytes)]
 Count = Annotated[int, BeforeValidator(read_count)]
 Switch = Annotated[bool, BeforeValidator(read_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
-Counts = Annotated[tuple[int, ...], BeforeValidator(read_counts)]
+CountsAndWords = Annotated[tuple[int | str, ...], BeforeValidator(read_counts_and_words)]
 Networks = Annotated[tuple[Annotated[IpNetwork, BeforeValidator(read_network)], ...], BeforeValidator(read_list)]
 OptionalSeconds = Annotated[Seconds | None, BeforeValidator(read_optional)]
 OptionalText = Annotated[str | None, BeforeValidator(read_text_or_off)]
