@@ -25,6 +25,39 @@ class _Reply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class LaunchedView(_Reply):
+    """A worker that this router has started, and keeps running."""
+
+    slot: int
+    phase: str = Field(description="starting, loading, ready, stopping, stopped, backing_off, waiting, crash_looping")
+    restarts: int = Field(description="starts after the first")
+    pid: int | None = Field(description="null elsewhere than on the router's machine, and while no process runs")
+    log: str | None
+
+
+class SlotView(LaunchedView):
+    """A slot of the launcher, whether its worker is registered or not."""
+
+    worker_id: str | None = Field(description="of the worker that runs, or ran last")
+    reason: str = Field(description="why it is where it is, in half a sentence; empty while all is well")
+    seconds: float = Field(description="how long it has been in this phase")
+    tail: list[str] = Field(description="the last lines of its log, while it loads and after it died")
+    facts: dict[str, str | int | None] = Field(description="its GPUs, its node: what its backend knows")
+
+
+class SlotList(_Reply):
+    """Every slot of the launcher; none without one."""
+
+    slots: list[SlotView]
+
+
+class SlotOrdered(_Reply):
+    """An order that a slot follows from now on."""
+
+    status: Literal["restarting", "stopping", "starting"]
+    slot: SlotView
+
+
 class WorkerView(_Reply):
     """One worker as clients see it."""
 
@@ -53,6 +86,7 @@ class WorkerView(_Reply):
     speed: float | None = Field(description="learned speed in megapixel-steps per second; null while unknown")
     speed_confidence: float = Field(description="how much of that is its own work, from 0 to 1")
     labels: dict[str, str]
+    launcher: LaunchedView | None = Field(None, description="null for a worker that this router has not started")
 
 
 class TenantView(_Reply):
@@ -260,6 +294,12 @@ class RemoveWorker(_Query):
     """How a worker is removed."""
 
     force: bool = Field(default=False, description="at once, and with its work cancelled")
+
+
+class OrderSlot(_Query):
+    """How a worker is stopped or replaced."""
+
+    force: bool = Field(default=False, description="at once; its work goes elsewhere or fails")
 
 
 class SelectWorkers(_Query):

@@ -16,6 +16,7 @@ from sglang_diffusion_routing.core.events import (
 )
 from sglang_diffusion_routing.core.work import Lease, Needs, Result, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
+from sglang_diffusion_routing.schemas import LaunchedView
 from support.fleet import RecordingFleet
 
 pytestmark = pytest.mark.core
@@ -57,7 +58,17 @@ async def test_a_worker_shows_its_work() -> None:
         "speed": None,
         "speed_confidence": 0.0,
         "labels": {"group": "a"},
+        "launcher": None,
     }
+
+
+async def test_a_worker_that_the_router_has_started_shows_its_slot() -> None:
+    fleet = RecordingFleet()
+    worker = fleet.join("http://gpu-1:30000")
+    slot = LaunchedView(slot=3, phase="ready", restarts=1, pid=77, log="/logs/3")
+    assert view(worker, fleet.scheduler, slot).launcher == slot
+    (shown,) = await view_all([worker], fleet.scheduler, {"http://gpu-1:30000": slot, "http://gpu-2:30000": slot})
+    assert shown.launcher == slot
 
 
 async def test_a_worker_shows_its_state_and_its_health() -> None:
@@ -116,7 +127,7 @@ async def test_all_are_shown_in_order_however_many() -> None:
     urls = [f"http://w:{n}" for n in range(1000, 1000 + 2 * BATCH + 1)]
     for url in urls:
         fleet.join(url)
-    assert [shown.url for shown in await view_all(fleet.pool.workers.values(), fleet.scheduler)] == urls
+    assert [shown.url for shown in await view_all(fleet.pool.workers.values(), fleet.scheduler, {})] == urls
 
 
 async def test_the_queue_shows_what_waits_and_for_how_long() -> None:

@@ -45,6 +45,7 @@ async def test_a_registered_worker_can_be_used_at_once(empty: RunningRouter, ima
             "speed": None,
             "speed_confidence": 0.0,
             "labels": {},
+            "launcher": None,
         },
     }
     status, _ = await empty.post("/v1/images/generations", {"prompt": "now", "size": "64x64"})

@@ -7,7 +7,19 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sglang_diffusion_routing import __version__
-from sglang_diffusion_routing.api import docs, errors, jobs, legacy, models, refits, rl, status, weights, workers
+from sglang_diffusion_routing.api import (
+    docs,
+    errors,
+    jobs,
+    launched,
+    legacy,
+    models,
+    refits,
+    rl,
+    status,
+    weights,
+    workers,
+)
 from sglang_diffusion_routing.api.durable import SavedFirst
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.api.spelling import AnySpelling
@@ -32,7 +44,7 @@ def build(plane: ControlPlane) -> ASGIApp:
         responses={"4XX": {"model": ErrorReply, "description": "The request is wrong; `code` and the facts say how."}},
     )
     app.state.plane = plane
-    for part in (workers, jobs, models, rl, refits, weights, status, legacy, docs):
+    for part in (launched, workers, jobs, models, rl, refits, weights, status, legacy, docs):
         app.include_router(part.router)
     errors.install(app)
 

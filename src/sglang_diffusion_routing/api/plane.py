@@ -16,6 +16,7 @@ from sglang_diffusion_routing.control.membership import Membership
 from sglang_diffusion_routing.control.memory import Memory
 from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.weights import Weights
+from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.metrics import Samples
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.schemas import RouterInfo
@@ -27,6 +28,7 @@ class ControlPlane:
     """Every collaborator of the routes.
 
     samples: reads the counters for a scrape; info: looks at the process, in a thread.
+    supervisor: keeps the workers running that the router starts; None when it starts none.
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class ControlPlane:
     lists: Lists
     samples: Callable[[], Samples]
     info: Callable[[], RouterInfo]
+    supervisor: Supervisor | None
 
 
 def _plane(request: Request) -> ControlPlane:

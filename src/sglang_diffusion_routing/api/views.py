@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import Health, Intent, WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerStatus
-from sglang_diffusion_routing.schemas import QueueView, TenantView, WorkerView
+from sglang_diffusion_routing.schemas import LaunchedView, QueueView, TenantView, WorkerView
 
 TENANTS_SHOWN = 20
 BATCH = 100
 """Workers shown before the loop may do something else; one takes about 15 us."""
 
 
-def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
-    """Show one worker."""
+def view(worker: Worker, scheduler: Scheduler, slot: LaunchedView | None = None) -> WorkerView:
+    """Show one worker.
+
+    Args:
+        slot: that of a worker which this router has started.
+    """
     active = scheduler.in_flight(worker.worker_id)
     capability = worker.capability
     speed = scheduler.speed_of(worker.worker_id)
@@ -44,6 +48,7 @@ def view(worker: Worker, scheduler: Scheduler) -> WorkerView:
         speed=speed.per_s or None if speed is not None else None,
         speed_confidence=speed.confidence if speed is not None else 0.0,
         labels=dict(worker.labels),
+        launcher=slot,
     )
 
 
@@ -91,11 +96,17 @@ def view_queue(scheduler: Scheduler, now_s: float) -> QueueView:
     )
 
 
-async def view_all(workers: Iterable[Worker], scheduler: Scheduler) -> list[WorkerView]:
-    """Show workers, a few at a time: the data plane runs on the same loop."""
+async def view_all(
+    workers: Iterable[Worker], scheduler: Scheduler, slots: Mapping[str, LaunchedView]
+) -> list[WorkerView]:
+    """Show workers, a few at a time: the data plane runs on the same loop.
+
+    Args:
+        slots: those of workers that this router has started, by worker id.
+    """
     shown: list[WorkerView] = []
     for number, worker in enumerate(list(workers)):
         if number and number % BATCH == 0:
             await asyncio.sleep(0)
-        shown.append(view(worker, scheduler))
+        shown.append(view(worker, scheduler, slots.get(worker.worker_id)))
     return shown

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from sglang_diffusion_routing.api import launched
 from sglang_diffusion_routing.api.bodies import read_model
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
@@ -98,7 +99,7 @@ async def register_workers(request: Request, query: Annotated[WorkerAddress, Que
     workers = await plane.membership.register(*named.wanted)
     if named.several:
         return await wire_long(WorkersChanged(workers=await _views(plane, workers)))
-    return wire(WorkerChanged(worker=view(workers[0], plane.fleet.scheduler)))
+    return wire(WorkerChanged(worker=_view(plane, workers[0])))
 
 
 @router.put(
@@ -153,12 +154,16 @@ def _selected(plane: ControlPlane, selector: str) -> list[Worker]:
 async def listed(plane: ControlPlane, workers: Iterable[Worker]) -> WorkerList:
     """Show workers, and what waits for any of the fleet."""
     fleet = plane.fleet
-    shown = await view_all(workers, fleet.scheduler)
+    shown = await view_all(workers, fleet.scheduler, launched.slots(plane))
     return WorkerList(workers=shown, queue=view_queue(fleet.scheduler, fleet.now_s()))
 
 
 async def _views(plane: ControlPlane, workers: Sequence[Worker]) -> list[WorkerView]:
-    return await view_all(workers, plane.fleet.scheduler)
+    return await view_all(workers, plane.fleet.scheduler, launched.slots(plane))
+
+
+def _view(plane: ControlPlane, worker: Worker) -> WorkerView:
+    return view(worker, plane.fleet.scheduler, launched.slots(plane).get(worker.worker_id))
 
 
 def _ids(workers: Sequence[Worker]) -> list[str]:
@@ -168,7 +173,7 @@ def _ids(workers: Sequence[Worker]) -> list[str]:
 @router.get("/workers/{worker_id:path}", response_model=WorkerReply, responses=errors(UnknownWorker))
 async def get_worker(worker: NamedWorker, plane: Plane) -> Response:
     """Show one worker; the id is its percent-encoded URL."""
-    return wire(WorkerReply(worker=view(worker, plane.fleet.scheduler)))
+    return wire(WorkerReply(worker=_view(plane, worker)))
 
 
 @router.put(
@@ -181,7 +186,7 @@ async def update_worker(request: Request, worker: NamedWorker, plane: Plane) -> 
     """Quarantine, hold, cap or label a worker, or ask it again what it makes."""
     change = await read_model(request, UpdateWorker)
     await plane.membership.update(worker, change)
-    return wire(WorkerChanged(worker=view(worker, plane.fleet.scheduler)))
+    return wire(WorkerChanged(worker=_view(plane, worker)))
 
 
 @router.delete(

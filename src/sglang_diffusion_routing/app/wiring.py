@@ -142,6 +142,7 @@ class App:
             weights=Weights(fleet, self._baselines, self._refitter.turns),
             gate=Gate(fleet),
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
+            supervisor=self._supervisor,
             samples=reader(
                 fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter, self._resyncer
             ),

@@ -86,6 +86,7 @@ _CONTROL_PATHS = frozenset(
         b"continue_generation",
         b"abort_request",
         b"leases",
+        b"launcher",
         b"weights",
         b"refits",
         b"update_weights_from_disk",
