@@ -78,7 +78,9 @@ def test_what_is_tied_to_a_worker_is_found_by_that_worker_alone() -> None:
     free, to_a, to_b = ticket(1), ticket(2, WorkSpec(worker=a)), ticket(3, WorkSpec(worker=b))
     for one in (free, to_a, to_b):
         its.add(one)
-    found = {who: [one for _, line in its.open_to(worker_id(who)) for one in line] for who in "abc"}
+    found = {
+        who: [one for _, lines in its.kinds(worker_id(who)) for line in lines.values() for one in line] for who in "abc"
+    }
     assert found == {"a": [free, to_a], "b": [free, to_b], "c": [free]}
     assert list(its) == [free, to_a, to_b]
     its.remove(to_a)

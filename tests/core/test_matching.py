@@ -139,3 +139,15 @@ def test_a_pause_holds_what_was_kept_back_too() -> None:
     assert last.waits
     its.deliver(its.scheduler.resume(its.now_s))
     assert last.got == "slow"
+
+
+def test_what_a_tenant_keeps_for_a_fast_worker_leaves_the_slow_one_to_the_next_tenant() -> None:
+    its = fleet(slow=0.1, fast=1.0)
+    running = [its.ask(work(10.0, tenant="a", worker=worker_id(name))) for name in ("slow", "fast")]
+    long = [its.ask(work(20.0, tenant="a")) for _ in range(2)]
+    short = [its.ask(work(1.0, tenant="b")) for _ in range(2)]
+    its.end(running[0])
+    its.end(next(asker for asker in short if not asker.waits))
+    assert ([asker.waits for asker in long], [asker.got for asker in short]) == ([True, True], ["slow", "slow"])
+    its.end(running[1])
+    assert [asker.got for asker in long if not asker.waits] == ["fast"]

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from core.fleet import T2I, Asker, Fleet, worker_id
 from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
+from sglang_diffusion_routing.core.line import Line
 from sglang_diffusion_routing.core.policies import POLICIES
 from sglang_diffusion_routing.core.shares import REMEMBERED, Backlog, Tenants, Turns, parse_weights
-from sglang_diffusion_routing.core.work import Needs, WorkSpec
+from sglang_diffusion_routing.core.work import Needs, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability
 
 pytestmark = pytest.mark.core
@@ -305,3 +306,38 @@ def test_several_is_more_than_one_name() -> None:
         tenants.see(name)
         seen.append(tenants.several)
     assert (seen, tenants.weight_of("a"), tenants.weight_of("b")) == ([False, False, True, True], 2.0, 1.0)
+
+
+GIVEN = st.lists(st.tuples(st.sampled_from("abcde"), COSTS, st.booleans()), max_size=30)
+
+
+@given(GIVEN, st.permutations("abcdef"))
+def test_the_first_is_one_of_those_whose_next_piece_begins_first(
+    given_out: list[tuple[str, float, bool]], tenants: list[str]
+) -> None:
+    turns = Turns(Tenants({"b": 3.0}))
+    for tenant, cost, in_turn in given_out:
+        turns.give(tenant, cost, in_turn=in_turn)
+    first = turns.first(tenants)
+    assert first == min(tenants, key=turns.of)
+    assert turns.first([]) is None
+
+
+def test_a_release_asks_a_thousand_tenants_for_their_turns_and_not_for_their_tickets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = fleet_of()
+    running = fleet.ask()
+    asked = [fleet.ask(WorkSpec(tenant=f"t{number}")) for number in range(1_000)]
+    fleet.end(running)
+    running = next(asker for asker in asked if not asker.waits)
+    looked: list[Ticket] = []
+    head = Line.head
+
+    def noting(line: Line, clock: float) -> Ticket:
+        looked.append(head(line, clock))
+        return looked[-1]
+
+    monkeypatch.setattr(Line, "head", noting)
+    fleet.end(running)
+    assert len(looked) == 1

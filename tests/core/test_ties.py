@@ -460,14 +460,14 @@ class TestBounds:
             its.ask(member(f"kept on {name}"))
             its.ask(member(f"kept on {name}", min_version="0"))
         looked: list[object] = []
-        open_to = Lines.open_to
+        kinds = Lines.kinds
 
         def noting(lines: Lines, who: object) -> object:
-            seen = list(open_to(lines, who))  # type: ignore[arg-type]
+            seen = list(kinds(lines, who))  # type: ignore[arg-type]
             looked.extend(key.bound for key, _ in seen)
             return seen
 
-        monkeypatch.setattr(Lines, "open_to", noting)
+        monkeypatch.setattr(Lines, "kinds", noting)
         finish(its, running["a"])
         assert set(looked) == {worker_id(running["a"].got)}
 

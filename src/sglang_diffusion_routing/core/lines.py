@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from math import inf
 
@@ -11,6 +12,7 @@ from sglang_diffusion_routing.core.shares import Backlog, Tenants, Turns
 from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId
 
+_NO_LINES: Mapping[LineKey, Mapping[str, Line]] = {}
 Rank = tuple[float, float, float, float, int]
 """Of two tickets in different lines, the one with the lower rank is next; no two have the same."""
 
@@ -21,7 +23,8 @@ class Lines:
     A worker that comes free is of no use to what is tied to another one. So a release looks at the shared lines and at
     its own worker's, however many tickets are tied to however many others.
 
-    shared: lines of tickets that any worker may take. tied: the others, by their worker.
+    shared: lines of tickets that any worker may take. tied: the others, by their worker. Lines that differ in nothing
+    but their tenants are of one kind: what may be done with one of them may be done with all.
     Tenants take turns (`core/shares.py`), and tickets age by their tenant's share: by the work given out, divided by
     the weight of all tenants who wait. With one tenant that is all work, and it is always its turn.
 
@@ -31,6 +34,7 @@ class Lines:
 
     __slots__ = (
         "_backlogs",
+        "_kinds",
         "_order",
         "_tenants",
         "_weight",
@@ -48,6 +52,7 @@ class Lines:
         self._tenants = Tenants() if tenants is None else tenants
         self._weight = 0.0
         self._backlogs: dict[str, Backlog] = {}
+        self._kinds: dict[WorkerId | None, dict[LineKey, dict[str, Line]]] = {}
         self.turns: dict[int, Turns] = {}
         self.shared: dict[LineKey, Line] = {}
         self.tied: dict[WorkerId, dict[LineKey, Line]] = {}
@@ -69,10 +74,16 @@ class Lines:
         """Give all lines."""
         return chain(self.shared.items(), *(lines.items() for lines in self.tied.values()))
 
-    def open_to(self, worker_id: WorkerId) -> Iterable[tuple[LineKey, Line]]:
-        """Give the lines whose tickets one worker may take."""
-        tied = self.tied.get(worker_id)
-        return self.shared.items() if tied is None else chain(self.shared.items(), tied.items())
+    def kinds(self, worker_id: WorkerId | None) -> Iterable[tuple[LineKey, Mapping[str, Line]]]:
+        """Give the lines whose tickets one worker may take, or any may, kind by kind, each with its lines by tenant.
+
+        A kind is given as the key of the unnamed tenant's line.
+        """
+        kinds = self._kinds
+        if worker_id is None:
+            return chain.from_iterable(some.items() for some in kinds.values())
+        free, tied = kinds.get(None, _NO_LINES), kinds.get(worker_id)
+        return free.items() if tied is None else chain(free.items(), tied.items())
 
     def line(self, key: LineKey) -> Line:
         """Give the line of such tickets.
@@ -122,6 +133,32 @@ class Lines:
             if not self.count:
                 self.work = 0.0
                 self.turns.clear()
+
+    def front(
+        self, lines: Mapping[str, Line], wait: AbstractSet[Line], clock: float, judge: Lines | None = None
+    ) -> tuple[Rank, Ticket, Line] | None:
+        """Give which ticket of a kind is next, with its rank and its line; None if all of its lines have to wait.
+
+        Args:
+            wait: lines that have to.
+            clock, judge: as for `rank`.
+        """
+        if len(lines) == 1:
+            (line,) = lines.values()
+            if line in wait:
+                return None
+            ticket = line.head(clock)
+            return self.rank(line, ticket, clock, judge), ticket, line
+        may_go: Iterable[Line] = (line for line in lines.values() if line not in wait)
+        if len(self.levels) == 1:
+            # A thousand tenants are asked for their turns, but not for their tickets.
+            (level,) = self.levels
+            turns = (judge or self).turns.get(level)
+            if turns is not None:
+                tenant = turns.first(tenant for tenant, line in lines.items() if line not in wait)
+                may_go = () if tenant is None else (lines[tenant],)
+        heads = ((line, line.head(clock)) for line in may_go)
+        return min(((self.rank(line, head, clock, judge), head, line) for line, head in heads), default=None)
 
     def rank(self, line: Line, ticket: Ticket, clock: float, judge: Lines | None = None) -> Rank:
         """Place a ticket of one of these lines among those of the others.
@@ -179,6 +216,7 @@ class Lines:
         line = lines.get(key)
         if line is None:
             line = lines[key] = make_line(self._order)
+            self._kinds.setdefault(key.bound, {}).setdefault(_kind(key), {})[key.tenant] = line
         line.add(ticket)
 
     def _step_out(self, ticket: Ticket) -> None:
@@ -190,3 +228,16 @@ class Lines:
             del lines[key]
             if key.bound is not None and not lines:
                 del self.tied[key.bound]
+            self._drop_line(key)
+
+    def _drop_line(self, key: LineKey) -> None:
+        kinds, kind = self._kinds[key.bound], _kind(key)
+        del kinds[kind][key.tenant]
+        if not kinds[kind]:
+            del kinds[kind]
+            if not kinds:
+                del self._kinds[key.bound]
+
+
+def _kind(key: LineKey) -> LineKey:
+    return key._replace(tenant="") if key.tenant else key

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sglang_diffusion_routing.core.demands import Demands
 from sglang_diffusion_routing.core.holding import largest_worth
 from sglang_diffusion_routing.core.lane import Lane
+from sglang_diffusion_routing.core.line import Line
 from sglang_diffusion_routing.core.lines import Lines, Rank
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.ties import Ties
@@ -37,27 +38,29 @@ class Matching:
         Args:
             freed: the one station that has come to have room, so that nothing waits for any other.
         """
-        # Room only gets less while matches are carried out: a line that has to wait now waits to the end of this.
-        wait: set[tuple[Lane, LineKey]] = set()
+        # Room only gets less while matches are carried out: what has to wait now waits to the end of this.
+        shut: set[tuple[Lane, LineKey]] = set()
+        wait: set[Line] = set()
+        worker_id = None if freed is None else freed.worker.worker_id
         judge = None if freed is None or len(lanes) == 1 else _narrowest(lanes)
         while True:
-            ready: list[tuple[Rank, Ticket, Lane]] = []
+            ready: list[tuple[Rank, Ticket, Line, Lane]] = []
             for lane in lanes:
                 lines, clock = lane.lines, lane.lines.clock
-                for key, line in lines.items() if freed is None else lines.open_to(freed.worker.worker_id):
-                    if (lane, key) in wait:
+                for kind, by_tenant in lines.kinds(worker_id):
+                    if (lane, kind) in shut:
                         continue
-                    if self._can_grant(lane, key, freed):
-                        ticket = line.head(clock)
-                        ready.append((lines.rank(line, ticket, clock, judge), ticket, lane))
+                    front = lines.front(by_tenant, wait, clock, judge) if self._can_grant(lane, kind, freed) else None
+                    if front is None:
+                        shut.add((lane, kind))
                     else:
-                        wait.add((lane, key))
+                        ready.append((*front, lane))
             if not ready:
                 return
-            _, ticket, lane = min(ready)
+            _, ticket, line, lane = min(ready)
             match = self._match(ticket, lane, now_s)
             if match is None:
-                wait.add((lane, ticket.key))
+                wait.add(line)
             else:
                 yield match
 

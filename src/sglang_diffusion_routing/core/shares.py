@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from heapq import nlargest
+from math import inf
 
 from sglang_diffusion_routing.errors import InvalidField
 
@@ -83,6 +84,17 @@ class Turns:
     def of(self, tenant: str) -> float:
         """Give the instant at which a tenant's next piece begins: the lowest is next."""
         return max(self._ends.get(tenant, 0.0), self._now)
+
+    def first(self, tenants: Iterable[str]) -> str | None:
+        """Give the tenant that is next, of those that begin at the same instant the first; None if there is none."""
+        chosen, lowest = None, inf
+        for tenant in tenants:
+            begins = self._ends.get(tenant, 0.0)
+            if begins <= self._now:
+                return tenant
+            if begins < lowest:
+                chosen, lowest = tenant, begins
+        return chosen
 
     def give(self, tenant: str, cost: float, *, in_turn: bool = True) -> None:
         """Note that a tenant was given work of this cost.
