@@ -82,7 +82,7 @@ def test_health_checks_are_scaled_only_where_health_is_blocked() -> None:
         *common,
         *("--health-check-interval", "1", "--probe-timeout", "0.5"),
     ]
-    assert playing._flags(blocked, "random", 0.001, 3)[-3::2] == ["0.1", "0.1"]
+    assert playing._flags(blocked, "random", 0.001, 3)[-3::2] == ["0.25", "0.25"]
 
 
 @pytest.mark.loopback

@@ -22,8 +22,9 @@ from sglang_diffusion_routing.sim.process import SimProcess
 BOUNDS = Bounds(request_s=300.0, run_s=300.0)
 IDLE_WITHIN_S = 60.0
 """For the work of a run that was given up, which nobody can cancel."""
-PROBE_INTERVAL_S, PROBE_TIMEOUT_S, LEAST_PROBE_S = 10.0, 5.0, 0.1
-"""The router's own, scaled with the time where `/health` is blocked, but to no less than a loopback call may take."""
+PROBE_INTERVAL_S, PROBE_TIMEOUT_S, LEAST_PROBE_S = 10.0, 5.0, 0.25
+"""The router's own, scaled with the time where `/health` is blocked, but to no less than a call may take on a
+busy machine: a router whose first probes fail sends nobody any work."""
 
 
 class NotIdle(RuntimeError):

@@ -69,15 +69,15 @@ EQUAL = (1.0,) * 8
 UNEQUAL = (1.0,) * 5 + (0.5,) * 3
 
 SCENARIOS: Sequence[Scenario] = (
-    Scenario("equal", "192 jobs of 12.8 s on 8 equal workers", EQUAL, (Kind(192, 12.8),), 0.32, 0.01),
-    Scenario("half-speed", "192 jobs of 12.8 s, 3 of 8 workers at half speed", UNEQUAL, (Kind(192, 12.8),), 0.32, 0.01),
+    Scenario("equal", "192 jobs of 12.8 s on 8 equal workers", EQUAL, (Kind(192, 12.8),), 0.32, 0.03),
+    Scenario("half-speed", "192 jobs of 12.8 s, 3 of 8 workers at half speed", UNEQUAL, (Kind(192, 12.8),), 0.32, 0.025),
     Scenario(
         "images-videos",
         "144 images of 3 s and 48 videos of 17 to 51 s on 8 equal workers",
         EQUAL,
         (Kind(144, 3.0), Kind(16, 17.0, 17), Kind(16, 34.0, 17), Kind(16, 51.0, 17)),
         0.1,
-        0.015,
+        0.03,
     ),
     Scenario(
         "three-sizes",
@@ -85,7 +85,7 @@ SCENARIOS: Sequence[Scenario] = (
         EQUAL,
         (Kind(32, 7.8), Kind(32, 20.2), Kind(32, 34.5)),
         0.1,
-        0.012,
+        0.03,
     ),
     Scenario(
         "large-replies",
@@ -93,7 +93,7 @@ SCENARIOS: Sequence[Scenario] = (
         EQUAL,
         (Kind(384, 0.5),),
         0.05,
-        0.2,
+        0.4,
         in_flight=8 * 16,
         reply_bytes=92 * MB,
     ),
@@ -103,7 +103,7 @@ SCENARIOS: Sequence[Scenario] = (
         (1.0,) * 4,
         (Kind(64, 5.5),),
         0.11,
-        0.03,
+        0.1,
         in_flight=16,
         reply_bytes=324 * MB,
     ),
@@ -113,7 +113,7 @@ SCENARIOS: Sequence[Scenario] = (
         EQUAL,
         (Kind(128, 20.0),),
         0.4,
-        0.01,
+        0.03,
         in_flight=64,
         reply_bytes=164 * MB,
     ),
@@ -123,8 +123,8 @@ SCENARIOS: Sequence[Scenario] = (
         EQUAL,
         (Kind(64, 43.0),),
         0.86,
-        0.01,
+        0.025,
         blocked=0.9,
     ),
-    Scenario("burst", "a burst of 2,048 images of 0.9 s on 8 equal workers", EQUAL, (Kind(2048, 0.9),), 0.1, 0.04),
+    Scenario("burst", "a burst of 2,048 images of 0.9 s on 8 equal workers", EQUAL, (Kind(2048, 0.9),), 0.1, 0.1),
 )
