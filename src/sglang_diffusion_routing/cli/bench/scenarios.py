@@ -70,7 +70,9 @@ UNEQUAL = (1.0,) * 5 + (0.5,) * 3
 
 SCENARIOS: Sequence[Scenario] = (
     Scenario("equal", "192 jobs of 12.8 s on 8 equal workers", EQUAL, (Kind(192, 12.8),), 0.32, 0.03),
-    Scenario("half-speed", "192 jobs of 12.8 s, 3 of 8 workers at half speed", UNEQUAL, (Kind(192, 12.8),), 0.32, 0.025),
+    Scenario(
+        "half-speed", "192 jobs of 12.8 s, 3 of 8 workers at half speed", UNEQUAL, (Kind(192, 12.8),), 0.32, 0.025
+    ),
     Scenario(
         "images-videos",
         "144 images of 3 s and 48 videos of 17 to 51 s on 8 equal workers",
