@@ -292,7 +292,7 @@ class FleetMachine(RuleBasedStateMachine):
         if spec.spread and spec.worker is None:
             had = self.groups.had[spec.group]
             room = [w for w in self.registered() if self.serves(w, spec) and (spec.creates_job or self.has_room(w))]
-            assert all(had[worker.incarnation] <= had[other.incarnation] for other in room)
+            assert all(had[worker.worker_id] <= had[other.worker_id] for other in room)
         home = self.groups.kept.get(spec.group)
         follows = home is None or self.can_do(home, replace(spec, avoid=frozenset()))
         self.groups.granted(asker, self.undecided(), follows=follows)

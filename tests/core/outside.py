@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from core.fleet import Asker
 from sglang_diffusion_routing.core.work import Result, WorkSpec
-from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.core.worker import Worker, WorkerId
 
 FAILED = {Result.ASLEEP, Result.CONNECT_FAILED, Result.DIED, Result.SCHEDULER_DIED}
 
@@ -28,7 +28,7 @@ class GroupsSeen:
         self._serves = serves
         self._newest: dict[tuple[str, str], int] = {}
         self.kept: dict[str, Worker] = {}
-        self.had: dict[str, Counter[int]] = defaultdict(Counter)
+        self.had: dict[str, Counter[WorkerId]] = defaultdict(Counter)
         self.loose: set[Asker] = set()
 
     def place(self, worker: Worker) -> int:
@@ -72,7 +72,7 @@ class GroupsSeen:
         """follows: whether the worker that its group was kept on makes such things at all."""
         assert asker.lease is not None
         spec, worker = asker.spec, asker.lease.worker
-        self.had[spec.group][worker.incarnation] += 1
+        self.had[spec.group][worker.worker_id] += 1
         if worker.weight_group is not None:
             key = (spec.group, worker.weight_group)
             self._newest[key] = max(self._newest.get(key, 0), self.place(worker))

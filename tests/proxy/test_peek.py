@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_diffusion_routing.proxy.peek import form_field, json_string, named_model
+from sglang_diffusion_routing.proxy.peek import form_field, json_members, json_string, named_model
 
 pytestmark = pytest.mark.core
 
@@ -201,3 +201,46 @@ def test_a_noisy_form_never_breaks_it(noise: bytes, boundary: bytes) -> None:
 )
 def test_the_model_is_named_in_json_or_in_a_form(content_type: bytes, raw: bytes) -> None:
     assert named_model(raw, content_type) == "m"
+
+
+@pytest.mark.parametrize(
+    ("document", "members"),
+    [
+        (b'{"a": 1, "b": "x,y}", "c": [1, {"a": 2}], "d": 3}', {b"a": b"1", b"b": b'"x,y}"', b"c": b'[1, {"a": 2}]'}),
+        (b'{ "a" : -1.5e3 , "b" : null }', {b"a": b"-1.5e3", b"b": b"null"}),
+        (b'{"x": {"a": 1}, "y": ["a", 2]}', {}),
+        (b'{"a": 1, "a": 2}', {b"a": b"2"}),
+        (b'{"a": 12', {}),
+        (b'{"a": 12,', {b"a": b"12"}),
+        (b'{"a": "b\\"", "b": "cut', {b"a": b'"b\\""'}),
+        (b'{"a": [1, 2', {}),
+        (b'["a", 1]', {}),
+        (b'}}{"a":1}', {}),
+        (b"", {}),
+    ],
+)
+def test_members_are_given_as_they_are_written_when_they_are_whole(
+    document: bytes, members: dict[bytes, bytes]
+) -> None:
+    assert dict(json_members(document, (b"a", b"b", b"c"))) == members
+
+
+@given(
+    members=st.dictionaries(
+        st.sampled_from(["a", "b", "other", 'q"']),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=5),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+            max_leaves=6,
+        ),
+    ),
+    indent=st.sampled_from([None, 1]),
+    cut=st.integers(0, 200),
+)
+def test_whole_members_are_those_that_a_parser_finds(members: dict[str, Any], indent: int | None, cut: int) -> None:
+    document = json.dumps(members, indent=indent).encode()
+    wanted = {name.encode(): value for name, value in members.items() if name in {"a", "b"}}
+    found = {name: json.loads(value) for name, value in json_members(document, (b"a", b"b"))}
+    early = {name: json.loads(value) for name, value in json_members(document[:cut], (b"a", b"b"))}
+    assert found == wanted
+    assert all(wanted[name] == value for name, value in early.items())

@@ -75,7 +75,7 @@ class Scheduler(Readings):
             self._check_pin(lane, spec, spec.worker)
         if spec.skips_queue:
             return self._lease_past_queue(lane, spec, now_s)
-        if spec.worker is None and spec.min_version is None and not spec.group:
+        if spec.worker is None and spec.min_version is None and not spec.group and not spec.digest:
             key, avoid, cost = None, spec.avoid, spec.cost_mpx_steps
             station = None if self.paused else lane.choose(avoid, creates_job=spec.creates_job, cost=cost, now_s=now_s)
         else:

@@ -7,10 +7,11 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from math import inf
 
-from sglang_diffusion_routing.core.demands import Demands
+from sglang_diffusion_routing.core.demands import REMEMBERED, Demands
 from sglang_diffusion_routing.core.groups import Group, Groups
 from sglang_diffusion_routing.core.lane import Lane
-from sglang_diffusion_routing.core.lanes import Lanes
+from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
+from sglang_diffusion_routing.core.policies.consistent_hash import favourite
 from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Lease, LineKey, Result, Ticket, WorkSpec
@@ -29,6 +30,8 @@ class Ties:
 
     No member, kept or spread, is given older weights than another one was before.
 
+    Work with a digest is tied to the worker that it ranks first, of those that can do it and are there or on their way.
+
     stirred: something that waits has come to wait for something else, so that it may be for a worker with room.
     """
 
@@ -38,12 +41,13 @@ class Ties:
         self._stations = stations
         self._demands = demands
         self._groups = Groups()
+        self._among: dict[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]] = {}
         self.stirred = False
 
     def key_of(self, lane: Lane, spec: WorkSpec, now_s: float) -> LineKey:
         """Say what work that has just come waits for, should it have to."""
         if not spec.group:
-            return LineKey.of(spec)
+            return self._key(lane, spec, None)
         group = self._groups.join(spec.group, now_s)
         if group.worker in spec.avoid:
             self._untie(group)
@@ -92,6 +96,7 @@ class Ties:
 
     def refresh(self) -> None:
         """Untie what can no longer be done where it is tied to."""
+        before, self._among = self._among, {}
         for worker_id in self._groups.keepers():
             station = self._stations.get(worker_id)
             if station is None or not station.open:
@@ -101,7 +106,9 @@ class Ties:
             for lines in list(lane.lines.tied.values()):
                 for key, line in list(lines.items()):
                     if not self._is_able(lane, key):
-                        self._look_again([ticket for ticket in line if ticket.spec.worker is None])
+                        self._look_again([t for t in line if t.spec.group and t.spec.worker is None])
+        if before:
+            self._rank_again(before)
 
     def _note_weights(self, group: Group, lease: Lease) -> bool:
         """Raise what the group's members must have; True if that is news."""
@@ -125,18 +132,50 @@ class Ties:
         for ticket in tickets:
             spec = ticket.spec
             lane = self._lanes.find(spec.needs, spec.model)
-            key = self._key(lane, spec, self._groups[spec.group])
+            key = self._key(lane, spec, self._groups[spec.group] if spec.group else None)
             if key != ticket.key:
                 self._queue.change(ticket, key)
                 lane.lines.move(ticket, key)
                 self.stirred = True
 
-    def _key(self, lane: Lane, spec: WorkSpec, group: Group) -> LineKey:
-        key = LineKey.of(spec)._replace(floor=self._demands.floor(group.newest))
-        if spec.worker is not None or spec.spread or group.worker is None:
+    def _key(self, lane: Lane, spec: WorkSpec, group: Group | None) -> LineKey:
+        key = LineKey.of(spec)
+        if group is not None:
+            key = key._replace(floor=self._demands.floor(group.newest))
+        if spec.worker is not None or spec.spread:
             return key
-        tied = key._replace(bound=group.worker)
-        return tied if self._is_able(lane, tied) else key
+        if group is not None and group.worker is not None:
+            tied = key._replace(bound=group.worker)
+            if self._is_able(lane, tied):
+                return tied
+        return key._replace(bound=favourite(spec.digest, self._candidates(lane, key))) if spec.digest else key
+
+    def _candidates(self, lane: Lane, key: LineKey) -> frozenset[WorkerId]:
+        """Give the workers that such work may be for: all that can do it and are there, or on their way."""
+        among = self._among.get((lane, key.avoid))
+        if among is None:
+            if len(self._among) >= REMEMBERED:
+                self._among.clear()
+            among = self._among[lane, key.avoid] = frozenset(
+                worker_id
+                for worker_id, station in self._stations.items()
+                if lane in station.lanes and station.standing in HOPEFUL and worker_id not in key.avoid
+            )
+        return among - self._demands.avoid(key) if key.min_version is not None or key.floor else among
+
+    def _rank_again(self, before: Mapping[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]]) -> None:
+        """Let what waits for the worker that it ranks first wait for another one where that is another one now.
+
+        Args:
+            before: the workers that there were.
+        """
+        for lane in self._lanes.all:
+            for key, line in list(lane.lines.items()):
+                now, was = self._candidates(lane, key), before.get((lane, key.avoid))
+                if was is None or was != now:
+                    joined = now if was is None else now - was
+                    stays = key.bound in now
+                    self._look_again([t for t in line if t.spec.digest and not (stays and _is_first(t, joined))])
 
     def _is_able(self, lane: Lane, key: LineKey) -> bool:
         """Tell whether the worker that work is tied to can do it, once it has room."""
@@ -144,3 +183,9 @@ class Ties:
         if station is None or not station.open or lane not in station.lanes:
             return False
         return key.bound not in self._demands.avoid(key)
+
+
+def _is_first(ticket: Ticket, joined: AbstractSet[WorkerId]) -> bool:
+    """Tell whether none of these workers ranks before the one that a ticket waits for."""
+    bound, digest = ticket.key.bound, ticket.spec.digest
+    return bound is not None and favourite(digest, {bound, *joined}) == bound

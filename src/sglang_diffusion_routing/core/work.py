@@ -41,6 +41,7 @@ class WorkSpec:
     request_id, group: what the client calls this request, and the requests it belongs to; empty when it does not say.
     spread: whether its group is to be spread over the workers, and not kept on one.
     tenant: for whom it is, where several share the workers; all that do not say are one, "".
+    digest: of what it is to make, where that says which worker it goes to; else empty.
     """
 
     needs: Needs = Needs.ANY
@@ -60,6 +61,7 @@ class WorkSpec:
     group: str = ""
     spread: bool = False
     tenant: str = ""
+    digest: bytes = b""
 
 
 Floor = tuple[tuple[str, int], ...]

@@ -10,6 +10,7 @@ from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
 from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.sending import READ_AHEAD_BYTES
+from sglang_diffusion_routing.proxy.identity import digest_of
 from sglang_diffusion_routing.proxy.peek import named_model
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shape import LOOK_BYTES, Fields, fields_of
@@ -50,6 +51,9 @@ class Asking(Exchange):
             return
         head = self.head
         if head.has_body:
+            # However its body is cut into chunks, the same request is to be seen to be the same.
+            if self._shared.hashes and not self._seen(READ_AHEAD_BYTES if head.chunked else LOOK_BYTES):
+                return
             if self._route.usual is not None:
                 if not (self.body_done or self._seen(LOOK_BYTES)):
                     return
@@ -97,6 +101,7 @@ class Asking(Exchange):
             or fields is None
             or self._model is not None
             or self._avoid
+            or shared.hashes
         ):
             return self._make_spec(size_kib, self._deadline_s())
         key = (self._route.name, size_kib, fields)
@@ -136,7 +141,13 @@ class Asking(Exchange):
             group=group_name,
             tenant=tenant(self.head, self._shared.tenant_field),
             spread=is_spread,
+            digest=self._digest() if self._shared.hashes and not route.safe else b"",
         )
+
+    def _digest(self) -> bytes:
+        """Give what tells this request from others, as far as what it is to make goes."""
+        head = self.head
+        return digest_of(self._body(), head.field(b"content-type") or b"", whole=self.body_done)
 
     def _cost(self) -> tuple[float, bool]:
         """Give the work in megapixel-steps, and whether that is more than a guess."""

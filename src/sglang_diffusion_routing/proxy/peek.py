@@ -58,6 +58,33 @@ def _strings(prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         last = token
 
 
+def json_members(prefix: bytes, names: Collection[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Give (name, value) of the members of a JSON object that have one of these names, as far as they are whole.
+
+    Values are as they are written, objects and arrays too.
+
+    Args:
+        prefix: the object's first bytes.
+    """
+    depth, begins = 0, -1
+    key: bytes | None = None
+    last = b""
+    for match in _TOKEN.finditer(prefix):
+        token, at = match[0], match.start()
+        if match[1] == b"":
+            return  # the prefix ends within this string
+        if depth == 1 and token == b":":
+            key, begins = last[1:-1], -1
+        elif depth == 1 and token in b",}":
+            if key is not None and key in names and begins >= 0:
+                yield key, prefix[begins:at].rstrip()
+            key = None
+        elif key is not None and begins < 0:
+            begins = at
+        depth += (token in b"{[") - (token in b"}]")
+        last = token
+
+
 def _decode(token: bytes) -> str:
     try:
         return str(json.loads(token))
@@ -72,6 +99,12 @@ def named_model(prefix: bytes, content_type: bytes) -> str | None:
     return json_string(prefix, "model")
 
 
+def form_boundary(content_type: bytes) -> bytes | None:
+    """Give what stands between the parts of a multipart body, None when a body of this type has none."""
+    match = _BOUNDARY.search(content_type)
+    return None if match is None else match[1] or match[2]
+
+
 def form_field(prefix: bytes, content_type: bytes, name: str) -> str | None:
     """Find a text field of a multipart form, of which `prefix` is the beginning; None when it is not in there."""
     value = next((value for _, value in form_fields(prefix, content_type, (name.encode(),))), None)
@@ -84,10 +117,10 @@ def form_fields(prefix: bytes, content_type: bytes, names: Collection[bytes]) ->
     Args:
         prefix: the form's first bytes.
     """
-    match = _BOUNDARY.search(content_type)
-    if match is None:
+    boundary = form_boundary(content_type)
+    if boundary is None:
         return
-    mark = b"--" + (match[1] or match[2])
+    mark = b"--" + boundary
     for part in prefix.split(mark)[1:-1]:
         head, _, value = part.partition(b"\r\n\r\n")
         named = _FIELD_NAME.search(head)

@@ -17,7 +17,7 @@ from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
 from sglang_diffusion_routing.proxy.repeats import Repeats
 from sglang_diffusion_routing.proxy.shape import Fields
 from sglang_diffusion_routing.proxy.terms import TENANT
-from sglang_diffusion_routing.settings import TIMEOUT, Settings
+from sglang_diffusion_routing.settings import TIMEOUT, RoutingAlgorithm, Settings
 
 if TYPE_CHECKING:
     from sglang_diffusion_routing.proxy.attempt import Attempt
@@ -81,6 +81,7 @@ class Shared:
     attempts: those that are under way beside a piece of work, or were left behind by one.
     replay_max_bytes, queue_timeout_s, timeout_s: of the settings, whose own attributes cost 20 times more to read.
     tenant_field: that names a request's tenant. own_terms: whether requests that state no terms may still have some.
+    hashes: whether what a request is to make says which worker it goes to.
     specs: those that many requests have in common, by route name, size in KiB and what the body says of its work.
     """
 
@@ -88,6 +89,7 @@ class Shared:
         "attempts",
         "control_path",
         "counters",
+        "hashes",
         "heads",
         "hedge_budget",
         "jobs",
@@ -120,6 +122,7 @@ class Shared:
         self.replay_max_bytes = settings.replay_max_bytes
         self.queue_timeout_s = settings.queue_timeout_s
         self.timeout_s = settings.timeout_s
+        self.hashes = settings.routing_algorithm is RoutingAlgorithm.CONSISTENT_HASH
         self.tenant_field = settings.tenant_field.encode()
         self.own_terms = settings.queue_timeout_s is not None or self.tenant_field != TENANT
         self.leases = leases

@@ -66,6 +66,7 @@ class RoutingAlgorithm(StrEnum):
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
     POWER_OF_TWO = "power-of-two"
+    CONSISTENT_HASH = "consistent-hash"
 
 
 class LogLevel(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sglang_diffusion_routing.core.policies.consistent_hash import ConsistentHash
 from sglang_diffusion_routing.core.policies.least_request import LeastRequest
 from sglang_diffusion_routing.core.policies.least_work import LeastWork, LongestFirst, soonest
 from sglang_diffusion_routing.core.policies.policy import Chance, Policy
@@ -20,6 +21,7 @@ POLICIES: Mapping[str, Callable[[Chance], Policy]] = {
     "round-robin": RoundRobin,
     "random": Random,
     "power-of-two": PowerOfTwo,
+    "consistent-hash": ConsistentHash,
 }
 """By the names of `--routing-algorithm`."""
 
