@@ -69,6 +69,6 @@ bench: $(STAMP) ## compare with other routers in one run; bench/README.md says w
 lock: ## pin requirements/dev.txt to the newest versions that pyproject.toml allows
 	@PYTHON="$(PYTHON)" tools/lock
 
-clean: ## remove everything that was made
-	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist bench-out demo-out
+clean: ## remove everything that was made; of the engine only the link to it
+	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist bench-out demo-out .engine
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,9 @@ WARM = ("--warmup-resolutions", "64x64")  # else it warms up with a picture of 1
 
 
 class EngineWorker:
-    """`sglang serve` on a free port of the loopback; as a context manager it serves when the block begins.
+    """`sglang serve` on four free ports: HTTP, the broker, the scheduler, the master.
+
+    As a context manager it serves when the block begins.
 
     Attributes:
         url: where it listens.
@@ -31,7 +33,7 @@ class EngineWorker:
         self.model = str(environment / "models" / model)
         folder.mkdir(parents=True)
         self._folder = folder
-        port = _free_port()
+        port = free_ports(4)
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
             *(str(environment / "sglang"), "serve", "--model-type", "diffusion", "--model-path", self.model),
@@ -91,14 +93,14 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
-def _free_port() -> int:
-    """Find four free ports in a row: HTTP, the broker's above it, the scheduler's, the master's.
+def free_ports(count: int) -> int:
+    """Find free ports in a row, and give the first.
 
     They are taken half a minute after they are chosen, so they are none of those that the kernel hands out meanwhile.
     """
     while True:
-        first = random.randrange(20_000, 32_000, 4)
+        first = random.randrange(20_000, 32_000, count)
         with contextlib.suppress(OSError), contextlib.ExitStack() as held:
-            for port in range(first, first + 4):
+            for port in range(first, first + count):
                 held.enter_context(socket.create_server(("127.0.0.1", port)))
             return first

@@ -27,9 +27,16 @@ class RouterProcess:
         worker_urls: for --worker-urls.
         flags: further flags.
         open_files: soft and hard limit on file descriptors.
+        start_s: how long it may take until it listens.
     """
 
-    def __init__(self, worker_urls: Sequence[str] = (), *flags: str, open_files: int | None = None) -> None:
+    def __init__(
+        self,
+        worker_urls: Sequence[str] = (),
+        *flags: str,
+        open_files: int | None = None,
+        start_s: float = START_S,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="router-test-")
         self._stderr = Path(self._folder.name) / "stderr"
         command = [sys.executable, "-m", "sglang_diffusion_routing", "--host", "127.0.0.1", "--port", "0"]
@@ -44,7 +51,7 @@ class RouterProcess:
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read_stdout, daemon=True)
         self._reader.start()
-        self.port = self._wait_for_port()
+        self.port = self._wait_for_port(start_s)
 
     @property
     def pid(self) -> int:
@@ -121,12 +128,12 @@ class RouterProcess:
         """Wait for the process to end and give its exit status."""
         return self._process.wait(within_s)
 
-    def stop(self) -> None:
+    def stop(self, *, within_s: float = 2.0) -> None:
         """End the process, by SIGTERM and, if it holds on, SIGKILL."""
         if self.is_running():
             self._process.terminate()
             try:
-                self._process.wait(2.0)
+                self._process.wait(within_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(PATIENCE_S)
@@ -141,8 +148,8 @@ class RouterProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait_for_port(self) -> int:
-        eventually(lambda: self._listening.is_set() or not self.is_running(), lambda decided: decided, within_s=START_S)
+    def _wait_for_port(self, start_s: float) -> int:
+        eventually(lambda: self._listening.is_set() or not self.is_running(), lambda decided: decided, within_s=start_s)
         if not self._listening.is_set():
             error = self.stderr()
             self.stop()
