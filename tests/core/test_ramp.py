@@ -44,6 +44,7 @@ def proven(*names: str, limits: SchedulerLimits = WIDE, policy: str = "least-req
     fleet = Fleet(limits, policy)
     for name in names:
         fleet.add(name)
+    for name in names:
         prove(fleet, name)
     assert [ramp(fleet, name) for name in names] == [None] * len(names)
     return fleet
@@ -128,6 +129,18 @@ def test_a_fleet_that_starts_is_not_held_back() -> None:
     assert fleet.ask().got == "a"
 
 
+@pytest.mark.parametrize("spec", [WorkSpec(), JOB], ids=["requests", "jobs"])
+def test_whoever_is_the_first_of_a_new_fleet_to_finish_something_gets_no_more_for_it(spec: WorkSpec) -> None:
+    fleet = Fleet(SchedulerLimits(max_concurrency=0))
+    for name in "abcd":
+        fleet.add(name)
+    for name in "ab":
+        prove(fleet, name)
+    for _ in range(40):
+        fleet.ask(spec)
+    assert [in_flight(fleet, name) for name in "abcd"] == [10] * 4
+
+
 def test_ramps_hold_while_at_least_half_of_the_fleet_has_none() -> None:
     fleet = proven("a")
     fleet.add("b")
@@ -168,6 +181,14 @@ def test_a_worker_of_another_kind_proves_nothing() -> None:
     fleet.add("v", replace(T2I, task_types=("T2V",)))
     assert ramp(fleet, "v") is None
     fleet.add("b")
+    assert ramp(fleet, "b") == 1
+
+
+def test_a_worker_that_answers_before_it_says_what_it_makes_has_a_ramp_too() -> None:
+    fleet = proven("a")
+    fleet.register("b")
+    fleet.answer("b")
+    fleet.learn("b")
     assert ramp(fleet, "b") == 1
 
 
@@ -324,13 +345,17 @@ class RampMachine(RuleBasedStateMachine):
         self.cap = cap
         self.fleet = Fleet(SchedulerLimits(max_concurrency=cap))
         self.shown: dict[str, int | None] = {}
+        self.late: dict[str, bool] = {}
         self.out: set[str] = set()
 
     def bound(self, name: str) -> int | None:
         """What a worker's ramp lets it have, None when none holds."""
-        there = [shown for other, shown in self.shown.items() if other not in self.out]
-        holds = 2 * sum(shown is not None for shown in there) <= len(there)
-        return self.shown[name] if holds and name not in self.out else None
+        holds = name not in self.out and self.late[name] and self.most_have_shown()
+        return self.shown[name] if holds else None
+
+    def most_have_shown(self) -> bool:
+        there = [shown for name, shown in self.shown.items() if name not in self.out]
+        return 2 * sum(shown is not None for shown in there) <= len(there)
 
     def has_room(self, name: str) -> bool:
         limits = [limit for limit in (self.cap or None, self.bound(name)) if limit is not None]
@@ -341,6 +366,7 @@ class RampMachine(RuleBasedStateMachine):
         if name not in self.shown:
             self.fleet.add(name)
             self.shown[name] = 1
+            self.late[name] = self.most_have_shown()
 
     @rule(name=NAMES)
     def leaves(self, name: str) -> None:
@@ -357,6 +383,7 @@ class RampMachine(RuleBasedStateMachine):
             self.fleet.apply(ev.QuarantineLifted(worker_id(name)))
             self.fleet.answer(name)
             self.out.remove(name)
+            self.late[name] = self.most_have_shown()
         elif name in self.shown:
             self.fleet.apply(ev.QuarantineRequested(worker_id(name)))
             self.shown[name] = 1

@@ -24,9 +24,10 @@ class Ramps:
     opens its window so; HAProxy's `slowstart` and Envoy's `slow_start_config` go by time, which says nothing of a
     worker whose pieces take minutes.
 
-    A ramp holds only while at least half of the open workers of the same kind have none. When most of them are new, as
-    after a start of the whole fleet, there is nobody to give their work to, and it would only wait (as Envoy heeds no
-    health when less than half of a cluster has any: its panic threshold).
+    A ramp holds only if at least half of the open workers of the same kind had none when it began, and only while that
+    is so. When a whole fleet starts there is nobody to give the work to instead, and it would only wait; nor does it
+    matter then who is the first to finish something. (Envoy heeds no health when less than half of a cluster has any:
+    its panic threshold.)
 
     held: the open stations whose ramps hold.
     """
@@ -57,6 +58,8 @@ class Ramps:
         replaced = opens and worker.doubted_s > station.doubted_s
         if not self._limits.ramp or not (replaced or worker.health is not Health.HEALTHY):
             return False
+        if replaced or not opens:
+            station.is_late = None
         begins = station.ramp != FIRST
         station.ramp, station.doubted_s = FIRST, worker.doubted_s
         return begins
@@ -73,6 +76,8 @@ class Ramps:
             joined.open += 1
             if station.ramp is not None:
                 joined.ramping[station] = None
+                if station.is_late is None and kind.learned:
+                    station.is_late = joined.is_proven
             changed += self._review(joined)
         return [other for other in dict.fromkeys(changed) if other is not station]
 
@@ -120,13 +125,15 @@ class Ramps:
 
     def _review(self, kind: _Kind) -> list[Station]:
         """Hold the ramps of a kind, or let them all go, and give those for which that is new."""
-        holds = 2 * len(kind.ramping) <= kind.open
-        changed = [station for station in kind.ramping if (station in self.held) is not holds]
-        for station in changed:
-            if holds:
-                self.held[station] = None
-            else:
-                del self.held[station]
+        changed = []
+        for station in kind.ramping:
+            holds = kind.is_proven and station.is_late is True
+            if holds is not (station in self.held):
+                changed.append(station)
+                if holds:
+                    self.held[station] = None
+                else:
+                    del self.held[station]
         return changed
 
 
@@ -140,3 +147,8 @@ class _Kind:
         self.profile = profile
         self.open = 0
         self.ramping: dict[Station, None] = {}
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether at least half of them have no ramp."""
+        return 2 * len(self.ramping) <= self.open

@@ -26,8 +26,8 @@ class Station:
     first_work: that of the oldest lease, 0 when nothing is known of it; first_since_s: since when it has been done.
     done_s: instant at which it was done with the last of them, as far as that is known.
     cap: largest load at which it is given no more work.
-    ramp: what bounds its cap until it has shown that it works well, None once it has; doubted_s: when that last began
-        because its process may have been replaced.
+    ramp: what bounds its cap until it has shown that it works well, None once it has. is_late: whether others had shown
+        that when this began, None before it was open. doubted_s: when its process was last found to be perhaps another.
     open: whether it takes work, be it full; standing: why.
     gone: removed; it stays until its last lease has ended.
     answered_s: instant at which it last completed a reply.
@@ -43,6 +43,7 @@ class Station:
         "first_work",
         "gone",
         "hopes",
+        "is_late",
         "lanes",
         "leases",
         "load",
@@ -66,6 +67,7 @@ class Station:
         self.done_s = 0.0
         self.cap = 0
         self.ramp: int | None = None
+        self.is_late: bool | None = None
         self.doubted_s = -inf
         self.open = False
         self.gone = False
