@@ -91,6 +91,65 @@ def test_one_gpu_a_worker_may_be_written_as_a_number(file: Path) -> None:
     assert config.worker_gpu_ids == ("3", "4")
 
 
+def test_a_command_of_the_operators_has_placeholders(file: Path) -> None:
+    config = read_text(
+        file,
+        """\
+launcher:
+  backend: external
+  model: m
+  command: srun sglang serve --model-path {model} --port {port}
+  stop_command: [scancel, "--name=worker-{index}"]
+  url: "http://gpu-{index}:{port}"
+""",
+    )
+    assert config.command == ("srun", "sglang", "serve", "--model-path", "{model}", "--port", "{port}")
+    assert (config.stop_command, config.url) == (("scancel", "--name=worker-{index}"), "http://gpu-{index}:{port}")
+
+
+KNOWN = "only {index}, {model}, {gpus}, {host}, {port}, {master_port}, {scheduler_port}; {{ and }} stand for braces"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("model: m", "2: command is missing, and the backend external needs it"),
+        (
+            "model: m\n  command: run {prt}",
+            f"4: command has no placeholder {{prt}}, {KNOWN}",
+        ),
+        (
+            "model: m\n  command: run\n  stop_command: stop {port",
+            "5: stop_command has a brace that is not closed, or not opened, in '{port'; {{ and }} stand for braces",
+        ),
+        (
+            "model: m\n  command: run\n  url: http://{host}:{prot}",
+            f"5: url has no placeholder {{prot}}, {KNOWN}",
+        ),
+        (
+            "model: m\n  command: run\n  url_pattern: 'ready on http'",
+            "5: url_pattern has no group, which would be the URL, as in 'listening on (http://\\S+)'",
+        ),
+        (
+            "model: m\n  command: run\n  url_pattern: '('",
+            "5: url_pattern is no regular expression: missing ), unterminated subpattern at position 0",
+        ),
+        (
+            "model: m\n  command: run\n  url: http://a\n  url_pattern: '(a)'",
+            "5: url and url_pattern cannot both be given",
+        ),
+        (
+            "model: m\n  command: run\n  worker_command: sglang serve",
+            "5: worker_command means nothing to the backend external, only to local and ray",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_command_gets_one_sentence(file: Path, lines: str, sentence: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        read_text(file, f"launcher:\n  backend: external\n  {lines}\n")
+    assert caught.value.message == f"{file} line {sentence}"
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

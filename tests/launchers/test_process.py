@@ -214,3 +214,14 @@ def test_the_tail_is_whole_lines(tmp_path: Path) -> None:
     assert all(line.startswith("line ") for line in tail_of(log, 1000))
     log.write_bytes(b"\xff\n")
     assert tail_of(log, 3) == ("\ufffd",)
+
+
+async def test_a_start_that_is_called_off_leaves_nothing(tmp_path: Path) -> None:
+    wanted = spec(tmp_path, *python(FAMILY))
+    starting = asyncio.ensure_future(WorkerProcess.start(wanted))
+    while not alive(wanted.token):  # noqa: ASYNC110 - it is to be cancelled as early as can be
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+    assert not alive(wanted.token)

@@ -16,6 +16,7 @@ from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import BadSetting, Conflict, UnknownWorker
 from sglang_diffusion_routing.launchers import config
 from sglang_diffusion_routing.launchers.base import Backend
+from sglang_diffusion_routing.launchers.external import ExternalBackend
 from sglang_diffusion_routing.launchers.keeper import Patience
 from sglang_diffusion_routing.launchers.local import LocalBackend, default_log_dir
 from sglang_diffusion_routing.launchers.ray import RayBackend
@@ -160,5 +161,5 @@ def backend(wanted: config.LauncherConfig, environ: Mapping[str, str]) -> Backen
             return LocalBackend(wanted, environ, default_log_dir(environ))
         case config.BackendName.RAY:
             return RayBackend(wanted)
-        case _:
-            raise BadSetting("backend", f"{wanted.backend.value} is not there yet")
+        case config.BackendName.EXTERNAL:
+            return ExternalBackend(wanted, environ, default_log_dir(environ))

@@ -8,17 +8,19 @@ backends only names them (`backends`), and is refused with any other.
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from sglang_diffusion_routing.errors import BadSetting
+from sglang_diffusion_routing.launchers import templates
 from sglang_diffusion_routing.settings import yaml_file
 from sglang_diffusion_routing.settings.units import Bytes, Seconds
 
@@ -64,6 +66,10 @@ def _command(value: object) -> tuple[str, ...]:
     return words
 
 
+def _optional_command(value: object) -> tuple[str, ...] | None:
+    return None if value is None else _command(value)
+
+
 def _gpu_ids(value: object) -> tuple[str, ...] | None:
     """Read the GPUs of each worker, as CUDA_VISIBLE_DEVICES has them."""
     if value is None:
@@ -92,11 +98,37 @@ def _bare_text(value: object) -> object:
     return value
 
 
+PLACEHOLDERS = ("index", "model", "gpus", "host", "port", "master_port", "scheduler_port")
+"""What commands and URLs of the backend external may ask for."""
+
+
+def _template(value: object) -> object:
+    """Refuse placeholders that there are not."""
+    words = (value,) if isinstance(value, str) else value
+    if isinstance(words, tuple):
+        templates.check(words, PLACEHOLDERS)
+    return value
+
+
+def _pattern(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        if groups == 0:
+            raise ValueError("has no group, which would be the URL, as in 'listening on (http://\\S+)'")
+    return value
+
+
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 GpuIds = Annotated[tuple[str, ...] | None, BeforeValidator(_gpu_ids)]
 Environment = Annotated[dict[str, str], BeforeValidator(_environment)]
 Text = Annotated[str, BeforeValidator(_bare_text)]
+CommandTemplate = Annotated[tuple[str, ...] | None, AfterValidator(_template), BeforeValidator(_optional_command)]
+UrlTemplate = Annotated[str, AfterValidator(_template), BeforeValidator(_bare_text)]
+UrlPattern = Annotated[str | None, AfterValidator(_pattern), BeforeValidator(_bare_text)]
 Port = Annotated[int, Field(ge=1, le=65_534)]
 
 
@@ -128,15 +160,25 @@ class LauncherConfig(BaseModel):
     worker_extra_args: Words = _key((), "further arguments of each worker", LOCAL, RAY)
     worker_command: Command = _key(("sglang", "serve"), "what is called with the arguments", LOCAL, RAY)
     worker_env: Environment = _key({}, "environment variables of each worker, beside the router's own")
+    command: CommandTemplate = _key(
+        None,
+        "what starts a worker and runs for as long as there is one, with placeholders: {index}, {port}, ...",
+        EXTERNAL,
+    )
+    stop_command: CommandTemplate = _key(
+        None, "what is called when a worker's command has ended, with placeholders: scancel, kubectl delete", EXTERNAL
+    )
+    url: UrlTemplate = _key("http://{host}:{port}", "where a worker listens, with placeholders", EXTERNAL)
+    url_pattern: UrlPattern = _key(
+        None, "regular expression whose first group is the URL, in what the command writes; instead of url", EXTERNAL
+    )
     address: Text = _key("auto", "the Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT", RAY)
     num_cpus_per_worker: int = _key(1, "CPUs that Ray sets aside for each worker", RAY, ge=0, le=1024)
     wait_timeout_s: Seconds = _key(600.0, "how long a worker may take until it serves", gt=0)
     stop_timeout_s: Seconds = _key(10.0, "how long a worker that is asked to end may take until it is killed", ge=0)
-    master_port_base: Port = _key(30_005, "first port of worker 0's process group", LOCAL, RAY)
-    scheduler_port_base: Port = _key(5555, "first port of worker 0's schedulers", LOCAL, RAY)
-    internal_port_stride: int = _key(
-        1000, "worker i has these ports this much times i further on", LOCAL, RAY, ge=1, le=65_535
-    )
+    master_port_base: Port = _key(30_005, "first port of worker 0's process group")
+    scheduler_port_base: Port = _key(5555, "first port of worker 0's schedulers")
+    internal_port_stride: int = _key(1000, "worker i has these ports this much times i further on", ge=1, le=65_535)
     restart_delay_s: Seconds = _key(1.0, "wait after a first death; doubled after each that follows", ge=0)
     restart_delay_max_s: Seconds = _key(60.0, "longest wait after a death", ge=0)
     restart_limit: int = _key(5, "deaths, none of them after a time of serving, that are a crash loop", ge=1, le=1000)
@@ -208,6 +250,10 @@ def _checked(path: Path, root: yaml_file.Entry, entries: tuple[yaml_file.Entry, 
 
 def _consistent(path: Path, lines: Mapping[str, int], config: LauncherConfig) -> LauncherConfig:
     """Check what several keys say together."""
+    if config.backend is EXTERNAL and config.command is None:
+        raise BadSetting(f"{path} line {lines['backend']}: command", "is missing, and the backend external needs it")
+    if "url" in lines and config.url_pattern is not None:
+        raise BadSetting(f"{path} line {lines['url']}: url", "and url_pattern cannot both be given")
     ids = config.worker_gpu_ids
     if ids is None:
         return config

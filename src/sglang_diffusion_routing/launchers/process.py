@@ -56,9 +56,24 @@ class WorkerProcess:
     async def start(cls, spec: Spec) -> WorkerProcess:
         """Start the guardian and, through it, the worker; returns when the worker's process runs.
 
+        Cancelled, it returns when nothing of them is left.
+
         Raises:
             LaunchFailed: it could not be started.
         """
+        # Begun, it is ended in order: a guardian that is killed while it starts the worker would leave some of it.
+        starting = spawn(cls._start(spec), name="worker-start", on_error=_told_to_the_caller)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(LaunchFailed):
+                started = await starting
+                started.kill()
+                await started.wait()
+            raise
+
+    @classmethod
+    async def _start(cls, spec: Spec) -> WorkerProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
@@ -136,6 +151,10 @@ class WorkerProcess:
         if left:
             reason += f"; {left} of its processes would not die"
         return Ended(reason, self.tail(TAIL_LINES))
+
+
+def _told_to_the_caller(_error: BaseException) -> None:
+    """Leave the error to whoever awaits the task."""
 
 
 async def _start_guardian(spec: Spec, control: socket.socket) -> asyncio.subprocess.Process:
