@@ -132,8 +132,9 @@ class TestStragglers:
             replace(WORK, worker=worker_id("a")),
             replace(WORK, group="g"),
             replace(WORK, skips_queue=True),
+            replace(WORK, digest=b"d"),
         ],
-        ids=["a job", "of unknown cost", "pinned", "kept on a worker", "a read"],
+        ids=["a job", "of unknown cost", "pinned", "kept on a worker", "a read", "placed by what it is"],
     )
     def test_some_work_is_none_however_late(self, spec: WorkSpec) -> None:
         fleet = Copied(a=1.0, b=1.0)

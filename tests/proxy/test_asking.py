@@ -434,3 +434,121 @@ class TestCost:
         speed = one.fleet.scheduler.speed_of(one.workers[0].worker_id)
         assert speed is not None
         assert speed.confidence == 0.5
+
+
+def member(value: bytes, body: bytes = b"{}") -> bytes:
+    return post(b"/rollout/generate", body, b"x-sglang-router-group: " + value)
+
+
+class TestGroups:
+    async def test_members_go_to_one_worker_and_wait_for_it(self) -> None:
+        async with world(2, cap=1) as two:
+            first, peer, number = await started(two, member(b"g"))
+            second = await two.ask(member(b"g"))
+            await eventually(lambda: two.fleet.scheduler.queued == 1)
+            assert two.in_flight()[1 - number] == 0
+            await peer.send(sized())
+            assert (await reply(first))[0] == 200
+            assert b"x-sglang-router" not in await serve(peer, sized())
+            assert (await reply(second))[0] == 200
+            await two.released((number, Result.OK, 200), (number, Result.OK, 200))
+
+    async def test_members_are_spread_when_asked_to(self) -> None:
+        async with world(2, cap=3) as two:
+            begun = [await started(two, member(b"g;spread")) for _ in range(4)]
+            assert sorted(number for _, _, number in begun) == [0, 0, 1, 1]
+            for client, peer, _ in begun:
+                await peer.send(sized())
+                assert (await reply(client))[0] == 200
+
+    async def test_a_member_that_its_worker_failed_takes_its_group_along(self) -> None:
+        async with world(2, cap=1) as two:
+            first, peer, number = await started(two, member(b"g", b"1"))
+            second = await two.ask(member(b"g", b"2"))
+            await eventually(lambda: two.fleet.scheduler.queued == 1)
+            two.lose(two.workers[number])
+            again = await two.accept()
+            assert two.number(again) == 1 - number
+            # What waited is there before what has to be sent once more.
+            assert (await serve(again, sized()))[-1:] == b"2"
+            assert (await reply(second))[0] == 200
+            assert (await serve(again, sized()))[-1:] == b"1"
+            assert (await reply(first))[0] == 200
+            peer.reset()
+
+    async def test_a_job_goes_where_its_group_is(self) -> None:
+        async with world(2, cap=1) as two:
+            first, peer, number = await started(two, member(b"g"))
+            video = post(b"/v1/videos", b"{}", b"x-sglang-router-group: g")
+            job, other, at = await started(two, video)
+            assert at == number
+            await other.send(sized(b'{"error": "no"}', b"400 Bad Request"))
+            assert (await reply(job))[0] == 400
+            await peer.send(sized())
+            assert (await reply(first))[0] == 200
+
+    @pytest.mark.parametrize("value", [b"", b";spread", b"g;keep", b"g;spread;spread", b"g" * 257])
+    async def test_a_group_that_is_none_is_a_400_that_names_the_field(self, one: World, value: bytes) -> None:
+        client = await one.ask(member(value))
+        status, _, body = await reply(client)
+        facts = json.loads(body)
+        assert (status, facts["code"], facts["field"]) == (400, "invalid_field", "x-sglang-router-group")
+
+
+ONCE = sized(b"ok", b"200 OK", b"connection: close")
+SAME = b'{"prompt": "a cat", "seed": 42, "size": "64x64"}'
+WRITTEN_OTHERWISE = b'{"seed":42,"prompt":"a \\u0063at","n":1}'
+
+
+class TestConsistentHash:
+    async def place(self, its: World, request: bytes) -> int:
+        client, peer, number = await started(its, request)
+        await peer.send(ONCE)
+        assert (await reply(client))[0] == 200
+        return number
+
+    async def test_the_same_prompt_and_seed_go_to_the_same_worker(self) -> None:
+        async with world(4, cap=1, routing_algorithm="consistent-hash") as its:
+            asked = [post(b"/rollout/generate", b'{"prompt":"a cat","seed":%d}' % seed) for seed in range(12)]
+            first = [await self.place(its, request) for request in asked]
+            assert len(set(first)) > 1
+            assert [await self.place(its, request) for request in reversed(asked)] == first[::-1]
+            same = {await self.place(its, post(b"/rollout/generate", body)) for body in (SAME, WRITTEN_OTHERWISE)}
+            assert same == {await self.place(its, post(b"/v1/images/generations", SAME))}
+
+    async def test_a_body_that_comes_in_small_chunks_is_the_same(self) -> None:
+        async with world(4, cap=1, routing_algorithm="consistent-hash") as its:
+            body = b'{"prompt": "' + b"x" * 9_000 + b'"}'
+            place = await self.place(its, post(b"/rollout/generate", body))
+            head = b"POST /rollout/generate HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+            chunks = [b"%x\r\n%b\r\n" % (len(body[at : at + 7]), body[at : at + 7]) for at in range(0, len(body), 7)]
+            client = await its.ask(head)
+            for at in range(0, len(chunks), 100):
+                await client.send(b"".join(chunks[at : at + 100]))
+                await turns()
+            await client.send(b"0\r\n\r\n")
+            peer = await its.accept()
+            await serve(peer)
+            assert its.number(peer) == place
+            await peer.send(ONCE)
+            assert (await reply(client))[0] == 200
+
+    async def test_a_request_of_which_there_is_more_to_see_is_waited_for(self) -> None:
+        async with world(2, routing_algorithm="consistent-hash") as its:
+            head = b"POST /anything HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(SAME)
+            client = await its.ask(head, SAME[:9])
+            await turns()
+            assert its.in_flight() == [0, 0]
+            await client.send(SAME[9:])
+            peer = await its.accept()
+            await serve(peer, sized())
+            assert (await reply(client))[0] == 200
+
+    async def test_other_policies_do_not_read_the_prompt(self, one: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def read(*_: object, **__: object) -> bytes:
+            raise AssertionError("the prompt was read")
+
+        monkeypatch.setattr("sglang_diffusion_routing.proxy.asking.digest_of", read)
+        client, peer, _ = await started(one, post(b"/rollout/generate", SAME))
+        await peer.send(sized())
+        assert (await reply(client))[0] == 200

@@ -32,9 +32,9 @@ class Ledger(Fleet):
     ends: (worker, how, HTTP status) of each lease, in the order of their ends.
     """
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerLimits, policy: str) -> None:
         pool = Pool()
-        super().__init__(pool, Scheduler(limits, pool.ledger, random.Random(7)), Affinity(), BlackHoles())
+        super().__init__(pool, Scheduler(limits, pool.ledger, random.Random(7), policy), Affinity(), BlackHoles())
         self.run_command = self._run
         self.ends: list[tuple[WorkerId, Result, int]] = []
 
@@ -116,7 +116,7 @@ class World:
 
     def __init__(self, settings: Settings, limits: SchedulerLimits, folder: str, *, is_durable: bool) -> None:
         self.settings = settings
-        self.fleet = Ledger(limits)
+        self.fleet = Ledger(limits, settings.routing_algorithm.value)
         self.jobs = Jobs()
         self.control_path = str(Path(folder) / "control")
         self.saver = Saver(is_durable=is_durable)

@@ -106,5 +106,5 @@ def _is_idle(station: Station) -> bool:
 
 def _may_have_copies(spec: WorkSpec) -> bool:
     """Tell whether such work may run on any worker, and what it costs is known."""
-    is_tied = spec.worker is not None or (spec.group and not spec.spread)
+    is_tied = spec.worker is not None or (spec.group and not spec.spread) or spec.digest
     return spec.cost_known and not spec.creates_job and not is_tied
