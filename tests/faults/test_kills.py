@@ -24,6 +24,7 @@ GENERATION_S = 0.05
 DOWN_S = 0.15
 """From a kill to the start of the next process: long enough that no connection meant for one is taken by the other."""
 PATIENCE_S = 30.0
+CUT = (0, "the reply broke off")
 SIM_FLAGS = ("--overhead-seconds", str(GENERATION_S), "--seconds-per-mpx-step", "0")
 ROUTER_FLAGS = ("--health-check-interval", "0.2", "--max-concurrency-per-worker", str(CAP))
 
@@ -32,10 +33,12 @@ ROUTER_FLAGS = ("--health-check-interval", "0.2", "--max-concurrency-per-worker"
 class Told:
     """What the workers wrote down.
 
-    arrived: the processes that got a request, by its id, in that order; answered: those that answered it whole.
+    arrived: the processes that got a request, by its id, in that order; answering: those that began to answer it;
+    answered: those that answered it whole.
     """
 
     arrived: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    answering: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     answered: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
@@ -43,7 +46,7 @@ class Told:
         told = cls()
         for line in path.read_text().splitlines():
             what, pid, request_id = line.split()
-            (told.arrived if what == "arrived" else told.answered)[request_id].append(int(pid))
+            getattr(told, what)[request_id].append(int(pid))
         return told
 
     def lost(self, pid: int) -> set[str]:
@@ -80,12 +83,19 @@ class World:
             body = {"prompt": "x", "width": 64, "height": 64, "num_inference_steps": 2, "seed": seed}
             request_id = str(seed)
             self.asked.add(request_id)
-            reply = await self.client.post("/rollout/generate", json=body, headers={"x-request-id": request_id})
-            made = msgpack.unpackb(reply.content)[0]["seed"] if reply.status_code == 200 else reply.text
+            seen = await self._ask(body, request_id)
             async with self.replied:
-                self.replies[request_id].append((reply.status_code, made))
+                self.replies[request_id].append(seen)
                 self.asked.discard(request_id)
                 self.replied.notify_all()
+
+    async def _ask(self, body: dict[str, object], request_id: str) -> tuple[int, int | str]:
+        try:
+            reply = await self.client.post("/rollout/generate", json=body, headers={"x-request-id": request_id})
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+            return CUT
+        made = msgpack.unpackb(reply.content)[0]["seed"] if reply.status_code == 200 else reply.text
+        return reply.status_code, made
 
     async def fully_at_work(self) -> list[ForkedSim]:
         """Wait until two workers or more have all the work that they may, and give them."""
@@ -163,7 +173,11 @@ async def live_through(nursery: Nursery, rng: random.Random) -> None:
         told, killed = Told.read(w.log), set(w.killed)
         metrics = (await w.client.get("/metrics")).text
     assert len(killed) == KILLS
-    assert {i: replies for i, replies in w.replies.items() if replies != [(200, int(i))]} == {}
+    cut = {i for i, replies in w.replies.items() if replies == [CUT]}
+    assert {i: replies for i, replies in w.replies.items() if replies != [(200, int(i))] and i not in cut} == {}
+    # Between the head and the body of a reply is a moment in which nobody else can answer any more.
+    assert {i: told.arrived[i] for i in cut if told.answering[i][-1:] != told.arrived[i][-1:]} == {}
+    assert len(cut) <= KILLS // 20
     assert told.arrived.keys() == w.replies.keys()
     # Whoever was sent again had lost a worker that had not answered; nobody was answered by two.
     assert {i: pids for i, pids in told.arrived.items() if not killed.issuperset(pids[:-1])} == {}

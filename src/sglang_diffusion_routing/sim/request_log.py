@@ -1,5 +1,6 @@
 """A record of requests by their ids, in a file that outlives the worker that writes it."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ ID = b"x-request-id"
 
 
 class RequestLog:
-    """Appends `arrived PID ID` when a request with an id comes, `answered PID ID` when its reply has been sent whole.
+    """Appends `arrived PID ID` when a request with an id comes, `answering` before its reply, `answered` after all of it.
 
     Each line is one unbuffered write, so that SIGKILL loses none; several workers may share the file.
     """
@@ -25,8 +26,12 @@ class RequestLog:
         self._write(b"arrived", request_id)
 
         async def sender(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._write(b"answering", request_id)
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
+                # uvloop writes what was sent at the end of the loop's turn.
+                await asyncio.sleep(0)
                 self._write(b"answered", request_id)
 
         return sender
