@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -240,34 +241,50 @@ class Clock:
         return gone
 
 
-STEPS = st.lists(st.one_of(st.none(), st.tuples(st.sampled_from(TENANTS), COSTS)), max_size=120)
+WEIGHTS = st.fixed_dictionaries(dict.fromkeys(TENANTS, st.sampled_from([0.5, 1.0, 3.0])))
+ROUNDS = 150
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     policy=st.sampled_from([name for name in POLICIES if name != "longest-first"]),
-    weights=st.fixed_dictionaries(dict.fromkeys(TENANTS, st.sampled_from([0.5, 1.0, 3.0]))),
-    steps=STEPS,
+    weights=WEIGHTS,
+    depth=st.integers(1, 4),
+    urgent=st.sampled_from([0, 8]),
+    every=st.integers(1, 50),
+    long=st.sampled_from([1.0, 10.0]),
 )
 def test_nobody_waits_for_more_than_twice_what_arrival_order_in_its_tenant_s_share_would_give(
-    policy: str, weights: dict[str, float], steps: list[tuple[str, float] | None]
+    policy: str, weights: dict[str, float], depth: int, urgent: int, every: int, long: float
 ) -> None:
-    fleet, clock = fleet_of(policy, weights=weights), Clock(weights)
-    running = fleet.ask()
-    longest = max((cost for step in steps if step is not None for cost in [step[1]]), default=0.0)
-    slack = 3 * longest / min(weights.values())
-    for step in [*steps, *[None] * len(steps)]:
-        if step is not None:
-            asker = fleet.ask(WorkSpec(tenant=step[0], cost_mpx_steps=step[1]))
-            if asker.waits:
-                clock.came(asker)
-            else:
-                running = asker
-        elif running.lease is not None and running.lease.live:
-            fleet.end(running)
-            for wait in clock.went():
-                running = wait.asker
-                assert clock.now - wait.since <= 2 * wait.share + slack
+    """Whoever ends a piece sends another one: of tenant a these are more urgent than all others, or not."""
+    fleet, clock, numbers = fleet_of(policy, weights=weights), Clock(weights), count()
+
+    def send(name: str) -> None:
+        # What is urgent would starve all others for ever, and what is long would what is short.
+        cost, priority = (long, urgent) if name == "a" else (long if next(numbers) % every else 0.5, 0)
+        asker = fleet.ask(WorkSpec(tenant=name, cost_mpx_steps=cost, priority=priority))
+        assert asker.waits
+        clock.came(asker)
+
+    running = fleet.ask(A)
+    for name in TENANTS * depth:
+        send(name)
+    for _ in range(ROUNDS):
+        fleet.end(running)
+        (gone,) = clock.went()
+        running = gone.asker
+        send(gone.asker.spec.tenant)
+        for wait in [gone, *(wait for waits in clock.waits.values() for wait in waits)]:
+            slack = 3 * long / weights[wait.asker.spec.tenant] + long / min(weights.values())
+            assert clock.now - wait.since <= 2 * wait.share + slack
+
+
+def test_work_that_waits_for_different_things_takes_turns_too() -> None:
+    fleet = fleet_of()
+    current = replace(A, min_version="0")
+    asked = [fleet.ask(spec) for spec in [A] + [current] * 4 + [B] * 4]
+    assert served(fleet, asked) == "abababab"
 
 
 def test_turns_that_are_no_longer_counted_are_those_of_who_had_least() -> None:
