@@ -12,7 +12,13 @@ from sglang_diffusion_routing.control.prober import Prober
 from sglang_diffusion_routing.control.worker_api import Answer as Reply
 from sglang_diffusion_routing.control.worker_api import Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core.address import AllowList
-from sglang_diffusion_routing.core.events import CommandSucceeded, HoldRequested, SleepRequested
+from sglang_diffusion_routing.core.events import (
+    CommandLost,
+    CommandSucceeded,
+    HoldRequested,
+    SleepRequested,
+    WakeRequested,
+)
 from sglang_diffusion_routing.core.state import Intent
 from sglang_diffusion_routing.core.work import Lease, Needs, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId, WorkerUrl
@@ -56,8 +62,10 @@ class Stage:
         assert isinstance(lease, Lease)
         return lease
 
-    async def in_flight_gone(self, lease: Lease) -> None:
-        self.fleet.release(lease, Result.OK, 200)
+    def command_id(self, url: str) -> int:
+        command_id = self.worker(url).command_id
+        assert command_id is not None
+        return command_id
 
 
 class Nobody:
@@ -161,12 +169,30 @@ async def test_an_operators_hold_outlasts_a_restart(stage: Stage) -> None:
 async def test_who_cannot_be_held_is_not_waited_for(stage: Stage) -> None:
     await stage.roster.enlist(0, A)
     stage.fleet.apply(SleepRequested(WorkerId(A)))
-    command_id = stage.worker(A).command_id
-    assert command_id is not None
-    stage.fleet.apply(CommandSucceeded(WorkerId(A), command_id))
+    stage.fleet.apply(CommandSucceeded(WorkerId(A), stage.command_id(A)))
     assert stage.roster.asleep
     await stage.roster.drain(A, for_good=False, force=False)
     await stage.roster.drain(B, for_good=True, force=False)
+
+
+async def test_who_died_asleep_and_missed_the_waking_is_awake_when_it_is_back(stage: Stage) -> None:
+    for slot, url in enumerate((A, B)):
+        await stage.roster.enlist(slot, url)
+        await stage.membership.register(Wanted(url, (("slot", str(slot)),)))
+        stage.fleet.apply(SleepRequested(WorkerId(url)))
+        stage.fleet.apply(CommandSucceeded(WorkerId(url), stage.command_id(url)))
+    stage.fleet.instant_s += 1
+    stage.roster.died(A, "was killed")
+    stage.roster.died(B, "was killed")
+    assert stage.roster.asleep
+    stage.fleet.instant_s += 1
+    for url in (A, B):
+        stage.fleet.apply(WakeRequested(WorkerId(url)))
+        stage.fleet.apply(CommandLost(WorkerId(url), stage.command_id(url), "nobody listens"))
+    assert (stage.fleet.pool.asleep, stage.roster.asleep) == (True, False)
+    for slot, url in enumerate((A, B)):
+        await stage.roster.enlist(slot, url)
+        assert (stage.worker(url).state, stage.worker(url).labels) == (WorkerState.ACTIVE, (("slot", str(slot)),))
 
 
 async def test_who_is_to_go_for_good_is_gone_when_its_work_is(stage: Stage) -> None:

@@ -1,5 +1,6 @@
 """Tests of how it is found out which flags an engine knows."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -66,6 +67,13 @@ async def test_one_that_has_no_help_gets_none_and_is_asked_again(engine: Engine)
     assert await engine.known() == ()
     engine.says("--strict-ports")
     assert await engine.known() == ("--strict-ports",)
+
+
+async def test_what_is_started_for_the_help_alone_holds_nothing_up(engine: Engine) -> None:
+    engine.path.write_text("#!/bin/sh\nsetsid sleep 1000 &\necho --strict-ports\n")
+    engine.path.chmod(0o755)
+    async with asyncio.timeout(20):
+        assert await engine.known() == ("--strict-ports",)
 
 
 async def test_a_spoilt_answer_in_the_cache_is_asked_for_again(engine: Engine, tmp_path: Path) -> None:

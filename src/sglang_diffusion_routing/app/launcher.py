@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from sglang_diffusion_routing.control.membership import Membership, Wanted
@@ -11,7 +12,7 @@ from sglang_diffusion_routing.control.prober import failure_of
 from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.events import HoldRequested, WakeRequested, WorkerDied
 from sglang_diffusion_routing.core.health import ProbeFailure
-from sglang_diffusion_routing.core.state import Health, Intent
+from sglang_diffusion_routing.core.state import Health, Intent, WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import BadSetting, Conflict, UnknownWorker
 from sglang_diffusion_routing.launchers import config
@@ -44,10 +45,19 @@ class FleetRoster:
         self._timeout_s = timeout_s
         self._enlisted: dict[int, str] = {}
         self._held: set[int] = set()
+        self._died_s: dict[str, float] = {}
+        self._left: dict[int, Wanted] = {}
 
     @property
     def asleep(self) -> bool:
-        return self._fleet.pool.asleep
+        return self._fleet.pool.asleep and not any(self._missed_waking(url) for url in self._enlisted.values())
+
+    def _missed_waking(self, url: str) -> bool:
+        """Tell whether a worker that died in its sleep has been asked to wake since: nobody was there to do it."""
+        worker, died_s = self._find(url), self._died_s.get(url)
+        if worker is None or died_s is None:
+            return False
+        return worker.state is WorkerState.SLEEPING and worker.since_s > died_s
 
     async def ask(self, url: str) -> Answer:
         answer = await self._api.health(WorkerUrl.parse(url), self._timeout_s)
@@ -60,15 +70,28 @@ class FleetRoster:
                 return Answer.NOT_YET
 
     async def enlist(self, slot: int, url: str) -> None:
+        self._bury_sleepers()
         before = self._enlisted.get(slot)
-        old = None if before in {None, url} else self._find(before or "")
-        wanted = Wanted(url) if old is None else Wanted(url, old.labels, old.max_concurrency)
+        left = self._left.pop(slot, None)
+        if before not in {None, url} and (old := self._find(before or "")) is not None:
+            left = _wanted(old)
         self._fleet.saver.leave_out(str(WorkerUrl.parse(url)))
-        (worker,) = await self._membership.register(wanted)
+        (worker,) = await self._membership.register(Wanted(url) if left is None else replace(left, url=url))
         if before != url:
             self.dismiss(slot)
         self._enlisted[slot] = url
+        self._died_s.pop(url, None)
         self._let_go_on(worker)
+
+    def _bury_sleepers(self) -> None:
+        """Remove the workers that died in their sleep once the fleet is awake: their successors have never slept."""
+        if self.asleep:
+            return
+        for slot, url in self._enlisted.items():
+            worker = self._find(url)
+            if worker is not None and worker.state is WorkerState.SLEEPING and url in self._died_s:
+                self._left[slot] = _wanted(worker)
+                self._membership.remove(worker, force=True)
 
     def _let_go_on(self, worker: Worker) -> None:
         """End the hold that a restart has begun; one of an operator stays."""
@@ -80,10 +103,12 @@ class FleetRoster:
     def died(self, url: str, reason: str) -> None:
         worker = self._find(url)
         if worker is not None:
+            self._died_s[url] = self._fleet.now_s()
             self._fleet.apply(WorkerDied(worker.worker_id, worker.incarnation, f"its process {reason}"))
 
     def dismiss(self, slot: int) -> None:
         url = self._enlisted.pop(slot, None)
+        self._left.pop(slot, None)
         # On other machines another slot's worker may have come to the address meanwhile.
         if url is not None and url not in self._enlisted.values():
             worker = self._find(url)
@@ -126,6 +151,11 @@ class FleetRoster:
 
     def _find(self, url: str) -> Worker | None:
         return self._fleet.pool.get(WorkerId(str(WorkerUrl.parse(url))))
+
+
+def _wanted(worker: Worker) -> Wanted:
+    """Give what an operator has decided of a worker."""
+    return Wanted(worker.worker_id, worker.labels, worker.max_concurrency)
 
 
 def supervisor(

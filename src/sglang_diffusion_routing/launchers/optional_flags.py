@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,15 @@ from pathlib import Path
 
 import structlog
 
+from sglang_diffusion_routing.launchers.base import LaunchFailed
+from sglang_diffusion_routing.launchers.process import Spec, WorkerProcess, describe
+
 _log = structlog.get_logger(__name__)
 
 HELP_LIMIT_S = 120.0
 """An engine imports all of its libraries before it prints its help: 10 s on two slow cores, more from a cold disk."""
+
+_HELP_MAX_BYTES = 2**24
 
 
 async def known_flags(
@@ -44,28 +50,24 @@ async def known_flags(
 
 
 async def _help(command: Sequence[str], environ: Mapping[str, str]) -> str | None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-            env=dict(environ),
-        )
-    except OSError:
-        return None  # starting a worker will say it better
-    try:
-        async with asyncio.timeout(HELP_LIMIT_S):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        _log.warning("engine_help_timed_out", command=command[0], waited_s=HELP_LIMIT_S)
-        return None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return said.decode(errors="replace") if process.returncode == 0 else None
+    """Call an engine for its help, as workers are called: whatever it starts goes with it."""
+    with tempfile.TemporaryDirectory(prefix="engine-help-") as folder:
+        said = Path(folder) / "help"
+        spec = Spec("", command, environ, said, _HELP_MAX_BYTES, secrets.token_hex(16), {})
+        try:
+            asked = await WorkerProcess.start(spec)
+        except LaunchFailed:
+            return None  # starting a worker will say it better
+        try:
+            async with asyncio.timeout(HELP_LIMIT_S):
+                ended = await asked.wait()
+        except TimeoutError:
+            _log.warning("engine_help_timed_out", command=command[0], waited_s=HELP_LIMIT_S)
+            return None
+        finally:
+            asked.kill()
+            await asked.wait()
+        return said.read_text(errors="replace") if ended.reason == describe(0) else None
 
 
 def _kept_at(command: Sequence[str], wanted: Sequence[str], environ: Mapping[str, str]) -> Path:
