@@ -19,7 +19,7 @@ from sglang_diffusion_routing.core.events import (
     SleepRequested,
     WakeRequested,
 )
-from sglang_diffusion_routing.core.state import Intent
+from sglang_diffusion_routing.core.state import Intent, WorkerState
 from sglang_diffusion_routing.core.work import Lease, Needs, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl
