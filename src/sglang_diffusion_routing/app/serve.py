@@ -12,6 +12,7 @@ import sys
 import structlog
 import uvloop
 
+from sglang_diffusion_routing.app import progress
 from sglang_diffusion_routing.app.open_files import raise_open_files_limit
 from sglang_diffusion_routing.app.wiring import App, build
 from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable, WorkersNotReady
@@ -71,7 +72,8 @@ async def _workers_ready(app: App, signals: _Signals) -> bool:
     """Wait until the workers that the router starts serve; a signal ends the wait. False when they will not serve."""
     ready = spawn(app.workers_ready(), name="workers-ready", on_error=lambda _: None)
     hurry = spawn(signals.first.wait(), name="first-signal")
-    await asyncio.wait([ready, hurry], return_when=asyncio.FIRST_COMPLETED)
+    with progress.shown(app.supervisor):
+        await asyncio.wait([ready, hurry], return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not ready.done():
         ready.cancel()
