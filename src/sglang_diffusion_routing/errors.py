@@ -670,6 +670,17 @@ class TooManyWorkers(RouterError):
         super().__init__(f"there would be more than {limit} workers", limit=limit)
 
 
+class TooManyWatchers(RouterError):
+    """As many watch the fleet as may."""
+
+    code = "too_many_watchers"
+    http_status = 503
+    retryable = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} watch the fleet already", retry_after_s=10, limit=limit)
+
+
 class IdempotencyKeyInUse(RouterError):
     """A repeat came too early or too late to join the first request."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,6 +17,7 @@ from sglang_diffusion_routing.api import (
     refits,
     rl,
     status,
+    stream,
     weights,
     workers,
 )
@@ -31,8 +32,8 @@ _DESCRIPTION = (
 )
 
 
-def build(plane: ControlPlane) -> ASGIApp:
-    """Give the control API as an ASGI application."""
+def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
+    """Give the control API as an ASGI application, with some pages for people."""
     app = FastAPI(
         title="sglang-d-router",
         version=__version__,
@@ -44,8 +45,10 @@ def build(plane: ControlPlane) -> ASGIApp:
         responses={"4XX": {"model": ErrorReply, "description": "The request is wrong; `code` and the facts say how."}},
     )
     app.state.plane = plane
-    for part in (launched, workers, jobs, models, rl, refits, weights, status, legacy, docs):
+    for part in (launched, workers, jobs, models, rl, refits, weights, status, stream, legacy, docs):
         app.include_router(part.router)
+    for page in pages:
+        app.include_router(page)
     errors.install(app)
 
     async def fall_back(scope: Scope, receive: Receive, send: Send) -> None:

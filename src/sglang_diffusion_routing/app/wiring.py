@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from sglang_diffusion_routing import dashboard
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.app import info, launcher
@@ -173,7 +174,7 @@ class App:
             for url in self._settings.worker_urls:
                 await self._membership.enlist(url)
             await self._discovery.start()
-            await self._control.start(build_api(self._plane()))
+            await self._control.start(build_api(self._plane(), dashboard.router))
             await self._data_plane.start()
         except BaseException:
             await self.abort()
@@ -216,6 +217,7 @@ class App:
         """
         began_s = self._fleet.now_s()
         self._data_plane.stop_accepting()
+        self._fleet.watch.close()
         refused = self._fleet.drop_queued(ShuttingDown())
         _log.info("shutting_down", refused=refused, in_flight=self._fleet.scheduler.live_leases)
         finished = await self._data_plane.drain(self._settings.shutdown_grace_s)

@@ -82,6 +82,7 @@ _CONTROL_PATHS = frozenset(
         b"redoc",
         b"openapi.json",
         b"dashboard",
+        b"events",
         b"pause_generation",
         b"continue_generation",
         b"abort_request",

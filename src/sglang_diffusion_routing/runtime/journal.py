@@ -1,4 +1,4 @@
-"""Log one line for every change of a worker's shown status.
+"""Log one line for every change of a worker's shown status, and tell those who watch.
 
 A refit takes every worker of a fleet through the same steps, and says itself how it went and for whom (`refit_ended`,
 `GET /refits/{id}`): its steps are debug. 256 workers have a thousand of them, and lines cost 50 us each.
@@ -10,6 +10,7 @@ import structlog
 
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerStatus
+from sglang_diffusion_routing.runtime.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -17,7 +18,8 @@ _log = structlog.get_logger(__name__)
 class Journal:
     """Knows the status that each worker had when it was last looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._last: dict[WorkerId, WorkerStatus] = {}
 
     def note(self, worker: Worker) -> None:
@@ -28,6 +30,7 @@ class Journal:
         else:
             self._last[worker.worker_id] = now
         if now is not before:
+            self._watch.changed(worker, before)
             log = _log.debug if _is_step_of_a_refit(worker, before, now) else _log.info
             log(
                 "worker_status",

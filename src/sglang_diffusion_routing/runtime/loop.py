@@ -39,6 +39,7 @@ from sglang_diffusion_routing.core.worker import RequestId, Worker
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.runtime.journal import Journal
 from sglang_diffusion_routing.runtime.saver import Saver
+from sglang_diffusion_routing.runtime.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Fleet:
         run_command: carries out the pool's commands; set once, before the first event.
         saver: writes down what outlives the router; without one nothing does.
         ended: leases that have ended, by `Result`.
+        watch: tells of leases that end and workers that change.
     """
 
     def __init__(
@@ -74,7 +76,8 @@ class Fleet:
         self.ended = [0] * len(Result)
         self._loop = asyncio.get_running_loop()
         self.now_s = self._loop.time
-        self._journal = Journal()
+        self.watch = Watch(self.now_s)
+        self._journal = Journal(self.watch)
         self._outbox: deque[Decision | Event | Command] = deque()
         self._delivering = False
         self._requests: dict[RequestId, asyncio.Future[Ending]] = {}
@@ -124,6 +127,8 @@ class Fleet:
         outbox, worker = self._outbox, lease.worker
         outbox.extend(self.scheduler.release(lease, result, status, self.now_s()))
         self.ended[result] += 1
+        if self.watch.is_watched:
+            self.watch.ended(lease, result, status)
         if result <= _SERVER_ERROR:
             if self.blackholes.note(worker.worker_id, lease.spec.route, ok=result is _OK):
                 outbox.append(WorkKeptFailing(worker.worker_id, worker.incarnation))
