@@ -20,7 +20,8 @@ def module_fleet() -> Iterator[ScriptedFleet]:
 
 @pytest.fixture(scope="module")
 def module_router(module_fleet: ScriptedFleet) -> Iterator[RouterProcess]:
-    with RouterProcess(module_fleet.urls, *QUICK_PROBES) as router:
+    # A worker that died in one test begins the next one as if it had never been away.
+    with RouterProcess(module_fleet.urls, *QUICK_PROBES, "--no-ramp") as router:
         yield router
 
 
