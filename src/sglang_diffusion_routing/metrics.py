@@ -79,6 +79,10 @@ RETRIES_OVER_BUDGET = Declared(
     Kind.COUNTER,
     "requests that got their worker's failure because too many others were being retried",
 )
+SPOOLED = Declared("sgld_router_replay_spool_bytes", Kind.GAUGE, "request bodies on disk, kept for another try")
+SPOOL_FAILURES = Declared(
+    "sgld_router_replay_spool_failures_total", Kind.COUNTER, "request bodies that the disk did not take"
+)
 HEDGES = Declared("sgld_router_hedges_total", Kind.COUNTER, "copies of late work that were sent to another worker")
 HEDGES_WON = Declared(
     "sgld_router_hedges_won_total", Kind.COUNTER, "copies of late work that were ahead of, or outlived, the original"

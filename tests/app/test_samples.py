@@ -2,6 +2,7 @@ from sglang_diffusion_routing import metrics
 from sglang_diffusion_routing.app.samples import reader
 from sglang_diffusion_routing.core.events import QuarantineRequested
 from sglang_diffusion_routing.core.work import Lease, Result, WorkSpec
+from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.metrics import Declared
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from support.runtime import runtime
@@ -24,7 +25,8 @@ async def test_every_declared_metric_has_a_sample_and_labels_of_the_declared_num
         counters.requests["rollout"][2] = 5
         counters.requests["rollout"][0] = 1
         counters.refusals["queue_full"] = 2
-        samples = reader(fleet, counters, run.api, run.prober, run.sentinels, run.refitter, run.resyncer)()
+        spools = Spools(folder="", max_bytes=0, total_bytes=0)
+        samples = reader(fleet, counters, spools, run.api, run.prober, run.sentinels, run.refitter, run.resyncer)()
     assert set(samples) == {value for value in vars(metrics).values() if isinstance(value, Declared)}
     rows = {declared: list(found) for declared, found in samples.items()}
     assert all(len(labels) == len(declared.labels) for declared, found in rows.items() for labels, _ in found)

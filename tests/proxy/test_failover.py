@@ -1,15 +1,23 @@
+import asyncio
 import json
+import os
+import threading
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
-from http1.peers import Peer, eventually, turns
+from http1.peers import Peer, eventually, settled, soon, turns
 from proxy.steps import ASLEEP, SCHEDULER_DIED, SERVER_ERROR, UNAVAILABLE, UnreachableWorker, code, started
 from proxy.world import World, post, reply, serve, sized, world
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.retry import BUDGET_SPARE
 from sglang_diffusion_routing.core.state import WorkerState
-from sglang_diffusion_routing.core.work import Result
+from sglang_diffusion_routing.core.work import Lease, Result
+from sglang_diffusion_routing.http1.replay import SpooledBody
+from sglang_diffusion_routing.proxy.work import Work
 
 pytestmark = pytest.mark.loopback
 
@@ -545,3 +553,240 @@ class TestWorkerLost:
         for client in clients:
             assert (await reply(client))[0] == 200
         assert [end[1] for end in two.fleet.ends].count(Result.OK) == 2
+
+
+def slow_reads(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let reads from the disk wait for the event."""
+    go = threading.Event()
+    pread = os.pread
+
+    def slow(number: int, size: int, position: int) -> bytes:
+        assert go.wait(10)
+        return pread(number, size, position)
+
+    monkeypatch.setattr(os, "pread", slow)
+    return go
+
+
+class TestSpooled:
+    """Bodies that are too large for memory (`--replay-spool-max-bytes`)."""
+
+    BODY = bytes(range(256)) * 4096
+
+    @asynccontextmanager
+    async def spooling(self, workers: int = 2, **settings: Any) -> AsyncIterator[World]:
+        sizes = {"replay_max_bytes": 1000, "replay_spool_max_bytes": 2**21, "replay_spool_total_bytes": 2**22}
+        async with world(workers, **(sizes | settings)) as spooling:
+            yield spooling
+            await eventually(lambda: not (spooling.plane.spools.used_bytes or spooling.plane.spools.writing))
+
+    async def sent(self, two: World, body: bytes) -> tuple[Peer, Peer, int]:
+        """Have a worker take a large body while it is sent."""
+        client = await two.connect()
+        sending = asyncio.ensure_future(client.send(post(body=body)))
+        peer = await two.accept()
+        assert (await serve(peer)).endswith(body)
+        await sending
+        return client, peer, two.number(peer)
+
+    async def test_a_death_costs_nothing_but_time(self) -> None:
+        async with self.spooling() as two:
+            client, peer, number = await started(two, post(body=self.BODY))
+            assert two.plane.spools.used_bytes == len(self.BODY)
+            await peer.close()
+            second = await two.accept()
+            assert (await serve(second)).endswith(b"\r\n\r\n" + self.BODY)
+            await second.send(sized(b"x" * 10)[:-5])
+            await client.read_head()
+            assert two.plane.spools.used_bytes == 0
+            await second.send(b"x" * 5)
+            assert await client.read(10) == b"x" * 10
+            await two.released((number, Result.DIED, 0), (1 - number, Result.OK, 200))
+
+    async def test_an_upload_under_way_goes_elsewhere_with_what_is_still_to_come(self) -> None:
+        async with self.spooling() as two:
+            half = len(self.BODY) // 2
+            client = await two.ask(post(b"/upload", self.BODY)[: -len(self.BODY)], self.BODY[:half])
+            first = await two.accept()
+            await first.read_head()
+            assert await first.read(half) == self.BODY[:half]
+            await first.close()
+            second = await two.accept()
+            await second.read_head()
+            assert await second.read(half) == self.BODY[:half]
+            await client.send(self.BODY[half:])
+            assert await second.read(half) == self.BODY[half:]
+            await second.send(sized())
+            assert (await reply(client))[0] == 200
+
+    async def test_a_chunked_one_is_sent_as_it_came(self) -> None:
+        async with self.spooling() as two:
+            raw = b"".join(b"%x;a=b\r\n%b\r\n" % (9999, b"x" * 9999) for _ in range(20)) + b"0\r\n\r\n"
+            client = await two.ask(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", raw)
+            for _ in range(2):
+                peer = await two.accept()
+                await peer.read_head()
+                assert await peer.read(len(raw)) == raw
+                if not _:
+                    await peer.close()
+            await peer.send(sized())
+            assert (await reply(client))[0] == 200
+
+    @pytest.mark.parametrize(
+        "limits",
+        [{"replay_spool_max_bytes": 2**19}, {"replay_spool_total_bytes": 2**19}, {"replay_spool_max_bytes": 0}],
+    )
+    @pytest.mark.parametrize("dies", [True, False])
+    async def test_above_its_bounds_it_is_kept_no_more_and_nothing_else_changes(
+        self, limits: dict[str, int], dies: bool
+    ) -> None:
+        async with self.spooling(**limits) as two:
+            client, peer, _ = await started(two, post(body=self.BODY))
+            assert two.plane.spools.used_bytes == 0
+            if dies:
+                await peer.close()
+                assert await code(client) == (502, "upstream_died")
+            else:
+                await peer.send(sized())
+                assert (await reply(client))[0] == 200
+
+    async def test_a_disk_that_takes_nothing_is_no_error_of_the_request(self) -> None:
+        async with self.spooling(replay_spool_dir="/nowhere/at/all") as two:
+            for dies in (False, True):
+                client, peer, _ = await started(two, post(body=self.BODY))
+                await eventually(lambda: two.plane.spools.used_bytes == 0)
+                if dies:
+                    await peer.close()
+                    assert await code(client) == (502, "upstream_died")
+                else:
+                    await peer.send(sized(b"ok", b"200 OK", b"Connection: close"))
+                    assert (await reply(client))[0] == 200
+            assert two.plane.spools.failures == 2
+
+    async def test_a_disk_that_fails_in_the_last_moment_leaves_the_client_its_error(self) -> None:
+        async with self.spooling() as two:
+            client, peer, number = await started(two, post(body=self.BODY))
+            (work,) = [lease.holder for lease in two.fleet.scheduler.leases_of(two.workers[number].worker_id)]
+            assert isinstance(work, Work)
+            spooled = work._spooled
+            assert spooled is not None
+            await eventually(lambda: spooled._write is None)
+            assert spooled._file is not None
+            spooled._file.truncate(5)
+            await peer.close()
+            assert await code(client) == (502, "upstream_died")
+            await two.released((number, Result.DIED, 0), (1 - number, Result.ABANDONED, 0))
+
+    async def test_each_worker_is_sent_it_from_the_start(self) -> None:
+        async with self.spooling(3, retries=2, retry_on=(500,)) as three:
+            client, peer, _ = await started(three, post(body=self.BODY))
+            await peer.send(sized(b"no", SERVER_ERROR))
+            second = await three.accept()
+            await second.read_head()
+            await second.read(1000)
+            await second.drop()
+            third = await three.accept()
+            assert (await serve(third, sized())).endswith(b"\r\n\r\n" + self.BODY)
+            assert (await reply(client))[0] == 200
+
+    async def test_a_worker_that_answers_before_it_has_all_gets_no_other_request_on_that_connection(self) -> None:
+        async with self.spooling(replay_spool_max_bytes=2**26, replay_spool_total_bytes=2**26) as two:
+            body = bytes(2**24)
+            client, peer, _ = await self.sent(two, body)
+            await peer.close()
+            second = await two.accept()
+            second.pause()
+            await second.send(sized(b"enough", b"413 Too Large"))
+            assert (await reply(client))[::2] == (413, b"enough")
+            await eventually(lambda: not any(two.connections()))
+
+    async def test_nor_if_that_is_for_the_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        go = slow_reads(monkeypatch)
+        async with self.spooling(idle_reuse_s=60) as two:
+            client, peer, _ = await started(two, post(body=self.BODY))
+            await peer.close()
+            second = await two.accept()
+            await second.read_head()
+            await second.send(sized(b"enough", b"413 Too Large"))
+            assert (await reply(client))[::2] == (413, b"enough")
+            go.set()
+            assert await second.read_to_end() == b""
+            await eventually(lambda: not any(two.connections()))
+
+    async def test_what_comes_of_it_meanwhile_stays_behind_what_came_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go = slow_reads(monkeypatch)
+        async with self.spooling() as two:
+            half = len(self.BODY) // 2
+            client = await two.ask(post(b"/upload", self.BODY)[: -len(self.BODY)], self.BODY[:half])
+            first = await two.accept()
+            await first.read_head()
+            await first.read(half)
+            await first.close()
+            second = await two.accept()
+            await second.read_head()
+            work = two.fleet.scheduler.leases_of(two.workers[two.number(second)].worker_id)[0].holder
+            assert isinstance(work, Work)
+            # As from a client that could not be stopped in time.
+            work.client_body(self.BODY[half:], True)
+            go.set()
+            assert await second.read(len(self.BODY)) == self.BODY
+            await second.send(sized())
+            assert (await reply(client))[0] == 200
+
+    async def test_a_client_that_leaves_meanwhile_takes_it_back(self) -> None:
+        async with self.spooling(replay_spool_max_bytes=2**26, replay_spool_total_bytes=2**26) as two:
+            client, peer, number = await self.sent(two, bytes(2**24))
+            await peer.close()
+            second = await two.accept()
+            second.pause()
+            await eventually(lambda: two.in_flight()[1 - number] == 1)
+            await client.close()
+            await two.released((number, Result.DIED, 0), (1 - number, Result.ABANDONED, 0))
+
+    async def test_little_of_it_is_in_memory_however_slow_the_second_worker(self) -> None:
+        async with self.spooling(replay_spool_max_bytes=2**26, replay_spool_total_bytes=2**26) as two:
+            body = bytes(2**25)
+            client, peer, number = await self.sent(two, body)
+            await peer.close()
+            second = await two.accept()
+            second.pause()
+            (lease,) = await self.leases(two, 1 - number)
+            work = lease.holder
+            assert isinstance(work, Work)
+            assert work._kept is None
+            await eventually(lambda: work._upstream_full)
+            await turns(200)
+            assert work.upstream is not None
+            assert work.upstream.transport.get_write_buffer_size() < 2**21
+            second.resume()
+            assert (await serve(second, sized())).endswith(b"\r\n\r\n" + body)
+            assert (await reply(client))[0] == 200
+
+    async def leases(self, two: World, number: int) -> list[Lease]:
+        found: list[Lease] = []
+        await eventually(lambda: found or found.extend(two.fleet.scheduler.leases_of(two.workers[number].worker_id)))
+        return found
+
+    async def test_a_client_waits_for_a_slow_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        go = threading.Event()
+        write_all = SpooledBody._write_all
+
+        def slow(body: SpooledBody, spans: list[bytes]) -> None:
+            assert go.wait(10)
+            write_all(body, spans)
+
+        monkeypatch.setattr(SpooledBody, "_write_all", slow)
+        async with self.spooling(replay_spool_max_bytes=2**26, replay_spool_total_bytes=2**26) as two:
+            body = bytes(2**24)
+            client = await two.connect()
+            sending = asyncio.ensure_future(client.send(post(body=body)))
+            peer = await two.accept()
+            serving = asyncio.ensure_future(serve(peer))
+            assert await settled(lambda: two.plane.spools.used_bytes) < 2**20
+            go.set()
+            await soon(sending)
+            assert (await soon(serving)).endswith(body)
+            await peer.send(sized())
+            assert (await reply(client))[0] == 200

@@ -12,6 +12,7 @@ from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.worker_api import WorkerApi
 from sglang_diffusion_routing.core.work import Result
+from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.runtime.loop import Fleet
 
@@ -21,6 +22,7 @@ Rows = list[tuple[tuple[str, ...], float]]
 def reader(
     fleet: Fleet,
     counters: DataPlaneCounters,
+    spools: Spools,
     api: WorkerApi,
     prober: Prober,
     sentinels: Sentinels,
@@ -35,6 +37,8 @@ def reader(
             m.STATE_UNSAVED: _one(fleet.saver.unsaved),
             m.STATE_FAILURES: _one(fleet.saver.failures),
             **_of_work(counters),
+            m.SPOOLED: _one(spools.used_bytes),
+            m.SPOOL_FAILURES: _one(spools.failures),
             m.PROBES: _by_label(prober.outcomes),
             m.SENTINEL_ENDS: _one(sentinels.ended_total),
             m.CONTROL_CALLS: _by_label(api.ended),

@@ -145,7 +145,14 @@ class App:
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
             supervisor=self._supervisor,
             samples=reader(
-                fleet, self._data_plane.counters, api, self._prober, self._sentinels, self._refitter, self._resyncer
+                fleet,
+                self._data_plane.counters,
+                self._data_plane.spools,
+                api,
+                self._prober,
+                self._sentinels,
+                self._refitter,
+                self._resyncer,
             ),
             info=info.reader(settings, self._data_plane.counters, self._saver),
         )

@@ -44,6 +44,8 @@ class Exchange(Sending):
         self.reply_bytes = 0
         self.body_done = False
         self._kept = []
+        self._spooled = None
+        self._resending = False
         self._replay_max_bytes = replay_max_bytes
         self._upstream_full = False
         self._connecting = None
@@ -96,11 +98,12 @@ class Exchange(Sending):
         elif self.upstream is None:
             self._cancel_connecting()
             self._end(whole=False, head=None)
-        elif not self.body_done or (self.phase is _RELAYING and self._sized):
+        elif not self.body_done or self._resending or (self.phase is _RELAYING and self._sized):
             self._drop_upstream()
             self._end(whole=False, head=None)
         else:
             self._kept = None
+            self._drop_spooled()
             if self.phase is not _HOLDING:
                 self.phase = _DISCARDING
             self.resume_upstream()
@@ -193,6 +196,8 @@ class Exchange(Sending):
         self.phase = _RELAYING
         self.reply_begun = True
         self._kept = None
+        if self._spooled is not None:
+            self._drop_spooled()
         self._reply = head
         framing = self._framing(head) if head.chunked or head.until_close else b""
         block = self.relocated(head) if head.has_location else head.block
@@ -295,12 +300,15 @@ class Exchange(Sending):
 
     def retry(self) -> None:
         """Leave the worker's connection and wait for another; the kept body will be sent again."""
-        upstream = self.upstream
+        upstream, is_resending = self.upstream, self._resending
         self.upstream = None
+        self._resending = False
         self.phase = _WAITING
         self._reply = None
         self._held_bytes = 0
-        if upstream is not None:
+        if upstream is not None and is_resending:
+            upstream.close()
+        elif upstream is not None:
             self.upstreams.give_back(upstream)
 
     def answer(self, head: ReplyHead, body: bytes) -> None:
@@ -329,5 +337,8 @@ class Exchange(Sending):
             return
         self.phase = _ENDED
         self._kept = None
+        if self._spooled is not None:
+            self._resending = False
+            self._drop_spooled()
         self._held = None
         self.on_end(whole=whole, head=head)

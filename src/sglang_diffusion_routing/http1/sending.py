@@ -8,7 +8,9 @@ from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.clients import Clients
 from sglang_diffusion_routing.http1.phase import Phase
 from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.replay import SpooledBody
 from sglang_diffusion_routing.http1.upstream import ReplySink, UpstreamConnection
+from sglang_diffusion_routing.tasks import spawn
 
 READ_AHEAD_BYTES = 65536
 """Bytes of a request's body that are taken in before a worker is there for them."""
@@ -22,12 +24,16 @@ class Sending(Clients, ReplySink):
 
     body_bytes, reply_bytes: of the request's body, and of the reply with its head, as far as they have come.
     body_done: whether the request's body is whole.
+    _kept, _spooled: all that has come of it, in memory or on disk, as long as it may be sent again.
+    _resending: the worker is being sent what is on disk; until that is done, what comes only follows it there.
     """
 
     __slots__ = (
         "_connecting",
         "_kept",
         "_replay_max_bytes",
+        "_resending",
+        "_spooled",
         "_upstream_full",
         "body_bytes",
         "body_done",
@@ -44,6 +50,8 @@ class Sending(Clients, ReplySink):
     reply_bytes: int
     body_done: bool
     _kept: list[bytes] | None
+    _spooled: SpooledBody | None
+    _resending: bool
     _replay_max_bytes: int
     _upstream_full: bool
     _connecting: asyncio.Task[None] | None
@@ -51,7 +59,7 @@ class Sending(Clients, ReplySink):
     @property
     def replayable(self) -> bool:
         """Whether all that has come of the body is still here."""
-        return self._kept is not None
+        return self._kept is not None or (self._spooled is not None and self._spooled.is_whole)
 
     @property
     def kept_spans(self) -> list[bytes]:
@@ -68,11 +76,18 @@ class Sending(Clients, ReplySink):
         spans = [self.upstream_head(upstream.worker_id)]
         if self._kept:
             spans += self._kept
-        if self.body_bytes > self._replay_max_bytes:
-            self._kept = None
+        spooled = self._spooled
+        if spooled is not None:
+            self._resending = True
+        elif self._kept is not None and self.body_bytes > self._replay_max_bytes:
+            self._outgrow(self._kept)
         self._upstream_full = False
         upstream.send(self, spans, to_head=self.head.method == b"HEAD")
-        if not self.body_done and not self._upstream_full and downstream is not None:
+        if spooled is not None:
+            if downstream is not None and not self.body_done:
+                downstream.pause_body()
+            spawn(self._resend(upstream, spooled), name="resend-body")
+        elif not self.body_done and not self._upstream_full and downstream is not None:
             downstream.resume_body()
 
     def connect_failed(self, error: ConnectFailed) -> None:
@@ -85,6 +100,47 @@ class Sending(Clients, ReplySink):
             self._connecting.cancel()
             self._connecting = None
 
+    # a body that is too large for memory
+
+    def _outgrow(self, kept: list[bytes]) -> None:
+        """The body is too large to be kept in memory."""
+        self._kept = None
+        self._spooled = self.spooled(kept)
+
+    async def _resend(self, upstream: UpstreamConnection, spooled: SpooledBody) -> None:
+        """Send a worker what was spooled for it, and then what still comes as it comes."""
+        try:
+            async for span in spooled.spans():
+                if self.upstream is not upstream:
+                    return
+                upstream.write(span)
+                await upstream.drained()
+        except OSError:
+            if self.upstream is upstream:
+                self.on_body_lost()
+            return
+        if self.upstream is upstream:
+            self._resending = False
+            if self.reply_begun:
+                self._drop_spooled()
+            self._resume_body()
+
+    def _resume_body(self) -> None:
+        """Read on from the client, unless worker or disk are behind."""
+        downstream, spooled = self.downstream, self._spooled
+        if downstream is None or self.body_done or self._upstream_full or self._resending:
+            return
+        if spooled is None or not spooled.is_behind:
+            downstream.resume_body()
+
+    def _drop_spooled(self) -> None:
+        """Keep the body no longer; nobody will be sent it again."""
+        spooled = self._spooled
+        if spooled is not None and not self._resending:
+            self._spooled = None
+            spooled.close()
+            self._resume_body()
+
     # the request, as it comes and goes
 
     def client_body(self, span: bytes, done: bool) -> None:
@@ -95,14 +151,18 @@ class Sending(Clients, ReplySink):
             self.body_bytes += len(span)
             if self._kept is not None:
                 self._kept.append(span)
+            elif self._spooled is not None:
+                self._spooled.write(span)
+                if self._spooled.is_behind and self.downstream is not None:
+                    self.downstream.pause_body()
         if self.phase is _WAITING:
             if not done and self.body_bytes >= READ_AHEAD_BYTES and self.downstream is not None:
                 self.downstream.pause_body()
             self.on_body()
             return
-        if self.body_bytes > self._replay_max_bytes:
-            self._kept = None
-        if self.upstream is not None and span:
+        if self._kept is not None and self.body_bytes > self._replay_max_bytes:
+            self._outgrow(self._kept)
+        if self.upstream is not None and span and not self._resending:
             self.upstream.write(span)
 
     def upstream_full(self) -> None:
@@ -112,8 +172,7 @@ class Sending(Clients, ReplySink):
 
     def upstream_writable(self) -> None:
         self._upstream_full = False
-        if self.downstream is not None and not self.body_done:
-            self.downstream.resume_body()
+        self._resume_body()
 
     def is_stalled(self, now_s: float, stall_s: float) -> bool:
         return self.upstream is not None and self.upstream.is_stalled(now_s, stall_s)
@@ -148,7 +207,7 @@ class Sending(Clients, ReplySink):
         self.upstream = None
         if upstream is not None:
             self.reply_bytes = upstream.bytes_received
-            if self.body_done and not self._upstream_full:
+            if self.body_done and not self._upstream_full and not self._resending:
                 self.upstreams.give_back(upstream)
             else:
                 # It answered before it had the whole request: what it would read next is the rest of this body.

@@ -9,6 +9,7 @@ from enum import Enum
 
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.replay import SpooledBody
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 
 
@@ -34,6 +35,13 @@ class Turns(ABC):
     @abstractmethod
     def upstream_head(self, worker_id: WorkerId) -> bytes:
         """Give the request's head as this worker gets it."""
+
+    def spooled(self, spans: list[bytes]) -> SpooledBody | None:
+        """Keep a body elsewhere than in memory, of which these are the first bytes; None: not at all."""
+        return None
+
+    def on_body_lost(self) -> None:
+        """What was kept of the body for another worker could not be read: that one cannot have it."""
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         """Give the header lines that are added to the reply's."""

@@ -81,6 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_paused",
         "_pool",
         "_remaining",
+        "_room",
         "_to_head",
         "_unsent_bytes",
         "_unsent_since_s",
@@ -117,6 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunks: ChunkedBody | None = None
         self._to_head = False
         self._full = False
+        self._room: asyncio.Future[None] | None = None
         self._unsent_bytes = -1
         self._unsent_since_s = 0.0
 
@@ -137,6 +139,18 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(span)
 
+    async def drained(self) -> None:
+        """Return when the worker has caught up with what was written, or whoever sends has let go of the connection."""
+        if self._full and self.sink is not None:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _make_room(self) -> None:
+        room = self._room
+        self._room = None
+        if room is not None and not room.done():
+            room.set_result(None)
+
     def pause(self) -> None:
         """Read no more for now."""
         if not self._paused and not self.transport.is_closing():
@@ -154,6 +168,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.sink = None
         self._chunks = None
         self._partial = None
+        if self._room is not None:
+            self._make_room()
 
     def become_tunnel(self) -> None:
         """Hand on raw bytes from now on."""
@@ -345,5 +361,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
+        if self._room is not None:
+            self._make_room()
         if self.sink is not None:
             self.sink.upstream_writable()

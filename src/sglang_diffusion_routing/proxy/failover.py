@@ -95,6 +95,10 @@ class Failover(Leased):
         """Let another worker do it."""
         self._ask()
 
+    def on_body_lost(self) -> None:
+        # The disk is to blame, and not this worker: the client learns what went wrong before.
+        self.fail(self._last_error or UpstreamDied(list(self._killed)))
+
     def lease_cancelled(self, reason: str) -> None:
         """The worker is lost: what has not begun to answer goes elsewhere."""
         if self._tunnel is not None:

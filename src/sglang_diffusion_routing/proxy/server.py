@@ -18,6 +18,7 @@ from sglang_diffusion_routing.errors import (
 from sglang_diffusion_routing.http1.conversation import Conversation, Limits
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
+from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
@@ -75,6 +76,10 @@ class DataPlane:
     def counters(self) -> DataPlaneCounters:
         return self._shared.counters
 
+    @property
+    def spools(self) -> Spools:
+        return self._shared.spools
+
     def open_since(self, worker_id: WorkerId, before_s: float) -> int:
         """How many connections for requests to this worker were made before an instant and still stand."""
         return self._upstreams.open_since(worker_id, before_s)
@@ -118,6 +123,7 @@ class DataPlane:
         for attempt in list(self._shared.attempts):
             attempt.give_up()
         self._upstreams.abort_all()
+        self._shared.spools.close()
         await self.jobs.aclose()
         # Aborted transports tell their protocols in the next turns of the loop.
         await asyncio.sleep(0)

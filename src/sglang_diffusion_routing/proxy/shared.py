@@ -10,6 +10,7 @@ from sglang_diffusion_routing.core.retry import RetryBudget, RetryLimits
 from sglang_diffusion_routing.core.work import Lease, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.http1.pool import Upstreams
+from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.heads import HeadWriter
@@ -103,6 +104,7 @@ class Shared:
         "retry_limits",
         "settings",
         "specs",
+        "spools",
         "tenant_field",
         "timeout_s",
         "tunnels",
@@ -139,4 +141,9 @@ class Shared:
         self.retry_budget = RetryBudget(settings.retry_budget_percent)
         self.hedge_budget = RetryBudget(HEDGED_PERCENT, HEDGED_SPARE)
         self.attempts: set[Attempt] = set()
+        self.spools = Spools(
+            folder=settings.replay_spool_dir,
+            max_bytes=settings.replay_spool_max_bytes,
+            total_bytes=settings.replay_spool_total_bytes,
+        )
         self.tunnels = Tunnels(self.counters)

@@ -10,6 +10,7 @@ from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.phase import Phase
+from sglang_diffusion_routing.http1.replay import SpooledBody
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
@@ -94,6 +95,9 @@ class Work(Racing):
         return self._shared.heads.for_worker(
             self.origin, head, host, target, self.request_id, self._trace_id, may_upgrade=True
         )
+
+    def spooled(self, spans: list[bytes]) -> SpooledBody | None:
+        return self._shared.spools.keep(spans, self.head.content_length, self._resume_body)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         worker = self._worker

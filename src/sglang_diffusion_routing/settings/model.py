@@ -189,6 +189,13 @@ class Settings(BaseModel):
         meaning="have late work that names a seed done by an idle worker as well; the first answer counts",
     )
     replay_max_bytes: Bytes = _setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
+    replay_spool_max_bytes: Bytes = _setting(
+        "Routing", 0, "keep larger ones up to this size on disk for another try; 0 keeps none", ge=0
+    )
+    replay_spool_total_bytes: Bytes = _setting("Routing", 16 * 1024 * MIB, "request bodies on disk, together", ge=0)
+    replay_spool_dir: str = _setting(
+        "Routing", "", "folder for request bodies on disk; empty for the system's own for temporary files"
+    )
     seed: OptionalCount = _setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
     on_disconnect: OnDisconnect = _setting(
         "Routing",
