@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sglang_diffusion_routing import errors, metrics
 from sglang_diffusion_routing.core.state import TABLE, Phase
-from sglang_diffusion_routing.settings.declared import Setting, declared
+from sglang_diffusion_routing.launchers import config as launcher
+from sglang_diffusion_routing.settings.declared import Setting, declared, show
 
 DOCS = Path(__file__).parent.parent / "docs"
 REGION = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -32,7 +33,7 @@ def _setting(setting: Setting) -> str:
     return f"| `{setting.flag}` | {value} | {setting.default} | {setting.meaning} |"
 
 
-_AT_START = (errors.BadSetting, errors.StateUnusable)
+_AT_START = (errors.BadSetting, errors.StateUnusable, errors.WorkersNotReady)
 """A router with one of these does not start, and no client sees it."""
 
 
@@ -82,11 +83,29 @@ def _phase(phase: Phase) -> str:
     return state.value if intent is None else f"{state.value} ({intent.name.lower()})"
 
 
+def launcher_table() -> Iterator[str]:
+    """Give a row for each key of a launcher file."""
+    yield "| Key | Default | Backends | Meaning |\n|---|---|---|---|"
+    for field, name in launcher.names().items():
+        declaration = launcher.LauncherConfig.model_fields[field]
+        default = "required" if declaration.is_required() else _written(field, declaration.default)
+        backends = ", ".join(launcher.backends_of(field)) or "all"
+        yield f"| `{name}` | {default} | {backends} | {declaration.description} |"
+
+
+def _written(field: str, default: object) -> str:
+    """Write a default as a launcher file would have it."""
+    if default in (None, {}, ()):
+        return "none"
+    return show(field, default)
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "settings": settings_tables,
     "errors": errors_table,
     "metrics": metrics_table,
     "worker-states": states_table,
+    "launcher": launcher_table,
 }
 
 

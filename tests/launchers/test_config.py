@@ -59,6 +59,14 @@ def test_the_same_file_is_taken_for_ray(file: Path) -> None:
     assert config == read_text(file, AS_DOCUMENTED).model_copy(update={"backend": BackendName.RAY})
 
 
+def test_the_example_says_the_same() -> None:
+    example = Path(__file__).parents[2] / "examples" / "local_launcher.yaml"
+    as_documented = [line.partition("#")[0].split() for line in AS_DOCUMENTED.splitlines()]
+    lines = [line.partition("#")[0].split() for line in example.read_text(encoding="utf-8").splitlines()]
+    assert [line for line in lines if line] == as_documented
+    assert read(example).num_workers == 8
+
+
 def test_a_model_is_all_that_must_be_said(file: Path) -> None:
     assert read_text(file, "launcher: {model: m}\n") == LauncherConfig(model="m")
 

@@ -56,6 +56,7 @@ def test_a_check_writes_nothing_and_fails_when_a_page_differs(
             "settings",
             "| `--port` | number, at least 0, at most 65535 | 30080 | port to listen on; 0 takes any free one |",
         ),
+        ("launcher", "| `wait_timeout` | 600 | all | how long a worker may take until it serves |"),
         ("errors", "| 429 | `queue_full` | router | yes | As many requests, or bytes, wait for a worker as may |"),
         ("metrics", "| `sgld_router_queue_requests` | gauge | none | requests that wait for a worker |"),
         ("worker-states", "| draining (sleep) | drained | releasing | kept | release memory |"),
