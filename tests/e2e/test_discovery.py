@@ -49,6 +49,13 @@ def test_a_list_adds_and_drains_its_own_workers_and_no_others(tmp_path: Path) ->
             eventually_equal(router.statuses, {other.url: "active", first.url: "active"})
 
 
+def test_every_address_of_a_name_is_a_worker() -> None:
+    with ScriptedWorker() as worker, RouterProcess((), "--discover", f"dns://localhost:{worker.port}", *FAST) as router:
+        statuses = eventually(router.statuses, lambda seen: seen.get(worker.url) == "active")
+        labels = {"discovered": f"dns://localhost:{worker.port}"}
+        assert _labels(router) == dict.fromkeys(statuses, labels)
+
+
 def test_a_worker_that_is_no_longer_named_ends_its_work(tmp_path: Path) -> None:
     path = tmp_path / "workers"
     with ScriptedWorker() as first, ScriptedWorker() as second:

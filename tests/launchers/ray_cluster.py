@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
+from sglang_diffusion_routing.launchers.guardian import descendants
+
 HEAD = "127.0.0.100"
 STORE_BYTES = 80 * 2**20
 TESTS = Path(__file__).resolve().parents[1]
@@ -40,6 +42,13 @@ class RayCluster:
     def kill(self, address: str) -> None:
         """End a node and all that Ray runs on it, without a word to anybody."""
         self._tell(f"kill {address}")
+
+    def an_actor(self) -> int:
+        """Give the process of an actor that owns a worker."""
+        for pid in descendants(self._process.pid):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::WorkerActor"):
+                return pid
+        raise AssertionError("there is no actor")
 
     def _tell(self, order: str) -> None:
         assert self._process.stdin is not None
