@@ -16,6 +16,7 @@ from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.retry import BUDGET_SPARE
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Lease, Result
+from sglang_diffusion_routing.errors import Aborted
 from sglang_diffusion_routing.http1.replay import SpooledBody
 from sglang_diffusion_routing.proxy.work import Work
 
@@ -235,6 +236,19 @@ class TestRetryOn:
             await peer.send(sized(b"no", SERVER_ERROR))
             assert (await reply(client))[::2] == (500, b"no")
             await two.released((0, Result.SERVER_ERROR, 500), (1, Result.CONNECT_FAILED, 0))
+
+    @pytest.mark.parametrize("how", ["an error", "a death"])
+    async def test_one_that_is_dropped_from_the_queue_afterwards_is_told_that(self, how: str) -> None:
+        async with world(2, retry_on=(500,)) as two:
+            client, peer, _ = await started(two)
+            two.fleet.pause()
+            if how == "an error":
+                await peer.send(sized(b"no", SERVER_ERROR))
+            else:
+                await peer.close()
+            await eventually(lambda: two.fleet.scheduler.queued == 1)
+            two.fleet.drop_queued(Aborted())
+            assert await code(client) == (499, "aborted")
 
     async def test_a_failure_and_a_death_share_the_retries(self) -> None:
         async with world(3, retry_on=(500,)) as three:

@@ -599,7 +599,7 @@ class TestLate:
             await two.add_worker()
             await eventually(lambda: two.fleet.scheduler.queued == 1)
             two.fleet.drop_queued(Aborted())
-            assert await code(client) == (504, "upstream_timeout")
+            assert await code(client) == (499, "aborted")
             assert two.in_flight() == [1, 0]
             await first.send(sized())
 

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.work import Holder, Lease, Result
 from sglang_diffusion_routing.core.worker import Worker
-from sglang_diffusion_routing.errors import RouterError
+from sglang_diffusion_routing.errors import Aborted, RouterError
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.proxy.asking import Asking
@@ -64,7 +64,10 @@ class Leased(Asking, Holder):
     def refused(self, error: RouterError) -> None:
         """No worker will come: answer with what went wrong on the last one, if any was tried."""
         self._ticket = None
-        if self._last_reply is not None:
+        if isinstance(error, Aborted):
+            # Somebody wanted that, whatever had gone wrong before.
+            self.fail(error)
+        elif self._last_reply is not None:
             self.answer(*self._last_reply)
         else:
             self.fail(self._last_error or error)

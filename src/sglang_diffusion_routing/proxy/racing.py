@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sglang_diffusion_routing.core.retry import Failure, may_retry
 from sglang_diffusion_routing.core.work import Lease, Result
-from sglang_diffusion_routing.errors import RouterError, UpstreamDied, UpstreamTimeout
+from sglang_diffusion_routing.errors import Aborted, RouterError, UpstreamDied, UpstreamTimeout
 from sglang_diffusion_routing.http1.phase import Phase
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.proxy.attempt import Attempt
@@ -195,7 +195,8 @@ class Racing(Failover):
 
     def refused(self, error: RouterError) -> None:
         beside = self._beside
-        if beside is None:
+        if beside is None or isinstance(error, Aborted):
+            self._part()
             super().refused(error)
             return
         # Nobody else can have it: the client is told that it is late, as if nothing had been tried.
