@@ -126,17 +126,24 @@ def test_workers_that_take_too_long_end_the_router(tmp_path: Path, mark: Marked)
     assert mark.alive == set()
 
 
-def test_ctrl_c_while_models_load_ends_everything(tmp_path: Path, mark: Marked) -> None:
-    command = [*SIMULATED, "--warmup-seconds", "1000"]
-    file = launcher_file(tmp_path, num_workers=2, worker_command=command, worker_env=mark.env)
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+@pytest.mark.parametrize(("stage", "processes"), [("its help is asked", 2), ("models load", 4)])
+def test_ctrl_c_before_the_router_is_up_ends_everything(
+    tmp_path: Path, mark: Marked, stage: str, processes: int
+) -> None:
+    engine = tmp_path / "engine"
+    asked = "sleep 1000" if stage == "its help is asked" else "exit 0"
+    engine.write_text(f'#!/bin/sh\ncase "$*" in *--help*) {asked};; esac\nexec "$@" --warmup-seconds 1000\n')
+    engine.chmod(0o755)
+    # The engine's help is asked in the router's own environment, before any worker has one.
+    environment = {**os.environ, **mark.env, "PYTHONPATH": str(SOURCES)}
+    file = launcher_file(tmp_path, num_workers=2, worker_command=[str(engine), *SIMULATED], worker_env=mark.env)
     router = subprocess.Popen(
         [*COMMAND, "--launcher-config", str(file)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
     )
-    eventually(lambda: len(mark.alive), lambda number: number == 4, within_s=40)
+    eventually(lambda: len(mark.alive - {router.pid}), lambda number: number >= processes, within_s=40)
     router.send_signal(signal.SIGINT)
     said, logged = router.communicate(timeout=20)
     assert (router.returncode, said) == (0, b"")

@@ -99,6 +99,18 @@ def test_at_the_end_all_are_asked_and_none_is_started_again() -> None:
     on_stage(play, slots=2)
 
 
+def test_who_dies_while_the_router_ends_is_not_started_again() -> None:
+    async def play(stage: Stage) -> None:
+        await stage.ready()
+        stage.supervisor.stop_restarting()
+        stage.worker.die()
+        await stage.until(Phase.WAITING)
+        await asyncio.sleep(1000)
+        assert len(stage.backend.workers) == 1
+
+    on_stage(play)
+
+
 def test_the_grace_that_is_left_is_all_they_have() -> None:
     async def play(stage: Stage) -> None:
         await stage.ready()

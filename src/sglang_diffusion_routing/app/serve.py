@@ -8,6 +8,8 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 import uvloop
@@ -48,7 +50,8 @@ async def _serve(settings: Settings) -> int:
     app = build(settings)
     _spare_what_stays()
     try:
-        await app.start()
+        if not await _done_before(signals.first, app.start()):
+            return 0
     except OSError as error:
         sys.stderr.write(f"sglang-d-router: {_why(settings, error)}\n")
         return CANNOT_LISTEN
@@ -57,9 +60,14 @@ async def _serve(settings: Settings) -> int:
         return BAD_SETTING
     if app.restored:
         sys.stdout.write(f"sglang-d-router restored {app.restored}\n")
-    if not await _workers_ready(app, signals):
+    try:
+        with progress.shown(app.supervisor):
+            ready = await _done_before(signals.first, app.workers_ready())
+    except WorkersNotReady as error:
+        await app.abort()
+        _tell(error)
         return WORKERS_NOT_READY
-    if not signals.first.is_set():
+    if ready:
         # Whoever starts the router reads its port from this line.
         sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
         sys.stdout.flush()
@@ -68,22 +76,18 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-async def _workers_ready(app: App, signals: _Signals) -> bool:
-    """Wait until the workers that the router starts serve; a signal ends the wait. False when they will not serve."""
-    ready = spawn(app.workers_ready(), name="workers-ready", on_error=lambda _: None)
-    hurry = spawn(signals.first.wait(), name="first-signal")
-    with progress.shown(app.supervisor):
-        await asyncio.wait([ready, hurry], return_when=asyncio.FIRST_COMPLETED)
+async def _done_before(signalled: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do something that a signal breaks off; tell whether it was done. What it raises comes out."""
+    task = spawn(work, name="start", on_error=lambda _: None)
+    hurry = spawn(signalled.wait(), name="first-signal")
+    await asyncio.wait([task, hurry], return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
-    if not ready.done():
-        ready.cancel()
-        return True
-    try:
-        ready.result()
-    except WorkersNotReady as error:
-        await app.abort()
-        _tell(error)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    if task.cancelled():
         return False
+    task.result()
     return True
 
 

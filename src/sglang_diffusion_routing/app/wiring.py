@@ -223,6 +223,8 @@ class App:
         The workers that the router has started end within the same grace, once their work has.
         """
         began_s = self._fleet.now_s()
+        if self._supervisor is not None:
+            self._supervisor.stop_restarting()
         self._data_plane.stop_accepting()
         self._fleet.watch.close()
         refused = self._fleet.drop_queued(ShuttingDown())

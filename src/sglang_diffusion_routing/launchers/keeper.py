@@ -68,6 +68,9 @@ class Patience:
 class Keeper:
     """One slot, and whatever is in it.
 
+    Args:
+        may_start: whether a worker that died may be started again now; if not, it is asked again and again.
+
     Attributes:
         launched: the worker whose process runs.
         url: of that worker, or of the last one.
@@ -81,6 +84,7 @@ class Keeper:
         roster: Roster,
         patience: Patience,
         note: Callable[[Keeper], None],
+        may_start: Callable[[], bool],
     ) -> None:
         self.slot = slot
         self.phase = Phase.STARTING
@@ -91,6 +95,7 @@ class Keeper:
         self._roster = roster
         self._patience = patience
         self._note = note
+        self._may_start = may_start
         self._now_s = asyncio.get_running_loop().time
         self._since_s = self._now_s()
         self._row = Row(patience.restarts)
@@ -283,13 +288,13 @@ class Keeper:
         if self._stop_wanted or self._start_wanted:
             await self._stay()
         else:
-            self._move(Trigger.ASLEEP if self._roster.asleep else Trigger.DUE, self._reason, self._tail)
+            self._move(Trigger.DUE if self._may_start() else Trigger.ASLEEP, self._reason, self._tail)
 
     async def _await_wake(self) -> None:
         await self._either(asyncio.sleep(LOOK_S))
         if self._stop_wanted:
             await self._stay()
-        elif not self._roster.asleep:
+        elif self._may_start():
             self._move(Trigger.DUE, self._reason, self._tail)
 
     def _leave(self) -> None:

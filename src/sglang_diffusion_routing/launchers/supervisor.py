@@ -32,7 +32,10 @@ class Supervisor:
         self._backend = backend
         self._roster = roster
         self._patience = patience
-        self._keepers = [Keeper(slot, backend, roster, patience, self._note) for slot in range(backend.slots)]
+        self._ending = False
+        self._keepers = [
+            Keeper(slot, backend, roster, patience, self._note, self._may_start) for slot in range(backend.slots)
+        ]
         self._tasks = Tasks()
         self._moved = asyncio.Event()
         self.changed: Callable[[SlotView], None] = lambda _: None
@@ -79,6 +82,9 @@ class Supervisor:
         words = f"worker {worst.slot} {worst.reason or 'is ' + worst.phase.value}"
         return WorkersNotReady(self.ready, wanted, f"{why}; {words}", worst.tail, worst.log)
 
+    def _may_start(self) -> bool:
+        return not (self._ending or self._roster.asleep)
+
     def _note(self, keeper: Keeper) -> None:
         self._moved.set()
         self.changed(keeper.view())
@@ -115,6 +121,10 @@ class Supervisor:
         return next((keeper for keeper in self._keepers if url in (keeper.url, keeper.enlisted)), None)
 
     # The end.
+
+    def stop_restarting(self) -> None:
+        """Start no worker again that dies: the router ends, and waits for their work alone."""
+        self._ending = True
 
     async def stop(self, grace_s: float) -> None:
         """End every worker: asked first, killed after `grace_s` or its own limit. None is started any more."""
