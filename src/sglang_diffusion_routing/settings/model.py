@@ -156,7 +156,7 @@ class Settings(BaseModel):
     )
 
     routing_algorithm: RoutingAlgorithm = _setting(
-        "Routing", RoutingAlgorithm.LEAST_REQUEST, "what waits next, and which of several workers gets it"
+        "Routing", RoutingAlgorithm.LEAST_WORK, "what waits next, and which of several workers gets it"
     )
     max_concurrency_per_worker: Count = _setting(
         "Routing",

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.core
 
 def test_the_names_are_those_of_the_command_line() -> None:
     assert list(POLICIES) == [algorithm.value for algorithm in RoutingAlgorithm]
-    assert Settings().routing_algorithm.value == DEFAULT_POLICY == "least-request"
+    assert Settings().routing_algorithm.value == DEFAULT_POLICY == "least-work"
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -25,7 +25,7 @@ POLICIES: Mapping[str, Callable[[Chance], Policy]] = {
 }
 """By the names of `--routing-algorithm`."""
 
-DEFAULT_POLICY = "least-request"
+DEFAULT_POLICY = "least-work"
 
 
 def make_policy(name: str, rng: Chance) -> Policy:
