@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -75,8 +75,11 @@ def is_complete(root: Path) -> bool:
     return (root / "complete").exists()
 
 
-def build(device: str) -> Path:
+def build(device: str, make: Callable[[Path, str], None] | None = None) -> Path:
     """Make the environment unless it is there, and give its folder.
+
+    Args:
+        make: fills a new, empty folder for a device; None installs the engine.
 
     Raises:
         BuildFailed: a step failed, or packages cannot be had.
@@ -88,7 +91,7 @@ def build(device: str) -> Path:
             started_s = time.monotonic()
             shutil.rmtree(root, ignore_errors=True)  # what an interrupted build left
             root.mkdir()
-            _make(root, device)
+            (make or _install)(root, device)
             (root / "complete").touch()
             _say(f"made {root} in {time.monotonic() - started_s:.0f} s")
     os.utime(root / "complete")
@@ -96,7 +99,7 @@ def build(device: str) -> Path:
     return root
 
 
-def _make(root: Path, device: str) -> None:
+def _install(root: Path, device: str) -> None:
     python = root / "venv" / "bin" / "python"
     pip = _new_interpreter(root / "venv")
     _say(f"installing SGLang-Diffusion for {device} into {root}")

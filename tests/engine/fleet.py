@@ -9,7 +9,7 @@ import msgpack
 import psutil
 import yaml
 
-from engine.worker import START_S, STOP_S, free_ports
+from engine.worker import PAUSE_S, START_S, STOP_S, free_ports
 from support.deadlines import eventually, eventually_equal
 from support.router import RouterProcess
 
@@ -58,7 +58,7 @@ class EngineFleet:
 
     def __enter__(self) -> Self:
         flags = ("--launcher-config", str(self._file), "--health-check-interval", "1")
-        self._router = RouterProcess((), *flags, start_s=2 * START_S)
+        self._router = RouterProcess((), *flags, start_s=START_S)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,6 +109,7 @@ class EngineFleet:
                 and all(worker["status"] == "active" and version in {None, worker["weight_version"]} for worker in now)
             ),
             within_s=within_s,
+            every_s=PAUSE_S,
         )
 
     def wait_until_idle(self) -> None:

@@ -168,4 +168,23 @@ SLEEP = (
     raw("waking again", "/resume_memory_occupation", b"", None),
 )
 
+DEAD_PROBES = (  # for a worker whose scheduler has died
+    get("health", "/health"),
+    get("health_generate", "/health_generate"),
+    get("liveness", "/liveness"),
+    get("stats", "/stats"),
+    get("models", "/v1/models"),
+    get("model_info", "/model_info"),
+    get("server_info", "/server_info"),
+    get("the LoRAs", "/v1/list_loras"),
+    get("the videos", "/v1/videos"),
+    post("an image", "/v1/images/generations", prompt="a cat", **SMALL),
+    post("a rollout", "/rollout/generate", ROLLOUT),
+    post("all checksums", "/get_weights_checksum", {}),
+    post("a refit", "/update_weights_from_disk", model_path="{path}"),
+    post("sleep", "/release_memory_occupation", {}),
+    post("a video", "/v1/videos", prompt="a cat", size="64x64"),
+    post("no such path", "/nowhere", {}),
+)
+
 IMAGE_PROBES = (*SERVER, *IMAGES, *ROLLOUTS, *OTHERS, *WEIGHTS, *SLEEP)

@@ -10,6 +10,7 @@ import pytest
 
 from engine.fleet import EngineFleet, samples_of
 from engine.likeness import MEASURED
+from engine.worker import PAUSE_S
 from support.client import Client, request
 from support.deadlines import eventually, eventually_equal
 
@@ -151,6 +152,6 @@ def test_a_worker_whose_scheduler_died_alone_is_started_again(fleet: EngineFleet
     server = fleet.process(victim)
     for scheduler in server.children(recursive=True):
         scheduler.kill()
-    eventually(server.is_running, lambda running: not running, within_s=60.0)
+    eventually(server.is_running, lambda running: not running, within_s=60.0, every_s=PAUSE_S)
     fleet.wait_until_active(version)
     assert fleet.checksums() == checksums

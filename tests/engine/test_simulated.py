@@ -1,67 +1,22 @@
-"""The simulated worker answers as the real one: route by route, refusal by refusal."""
+"""The simulated worker answers as the real one: route by route, refusal by refusal, down to its connections."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
+import psutil
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from engine.image_probes import IMAGE_PROBES
-from engine.likeness import likeness
-from engine.probes import Asker, Probe
+from engine.image_probes import DEAD_PROBES, IMAGE_PROBES
+from engine.likeness import shape
+from engine.pair import Pair, beside
 from engine.video_probes import VIDEO_PROBES
 from engine.worker import EngineWorker
-from sglang_diffusion_routing.sim.process import SimProcess
-from sglang_diffusion_routing.sim.weights import write_checkpoint
-
-MODEL, OTHER = "MODEL", "OTHER"
-
-
-class Pair:
-    """A real and a simulated worker of the same kind, asked the same things."""
-
-    def __init__(self, real: EngineWorker, other: Path, simulated: SimProcess, own: Path, own_other: Path) -> None:
-        self.urls = (real.url, simulated.url)
-        self._names = (
-            {str(other): OTHER, real.model: MODEL},
-            {str(own_other): OTHER, str(own): MODEL},
-        )
-        self.askers = (
-            Asker(real.url, model=real.model, checkpoint=str(other)),
-            Asker(simulated.url, model=str(own), checkpoint=str(own_other)),
-        )
-
-    def schemas(self) -> Iterator[dict[str, Any]]:
-        for url in self.urls:
-            yield httpx2.get(f"{url}/openapi.json").json()
-
-    def differences(self, probes: tuple[Probe, ...]) -> dict[str, Any]:
-        """Ask both, in order; give what they answer differently."""
-        found: dict[str, Any] = {}
-        for probe in probes:
-            real, simulated = (
-                likeness(asker.ask(probe), names) for asker, names in zip(self.askers, self._names, strict=True)
-            )
-            if real != simulated:
-                found[probe.name] = {
-                    part: {"real": real[part], "simulated": simulated[part]}
-                    for part in real
-                    if real[part] != simulated[part]
-                }
-        return found
-
-
-@contextmanager
-def beside(real: EngineWorker, kind: Literal["sd3", "wan"], folder: Path) -> Iterator[Pair]:
-    """Start a simulated worker like a real one, slow enough that what is asked next finds a long job still running."""
-    own, own_other = folder / "own", folder / "other"
-    write_checkpoint(own, 0, model=kind)
-    write_checkpoint(own_other, 1, model=kind)
-    other = Path(real.model).with_name("other-sd3-medium")
-    with SimProcess(model=kind, model_path=str(own), seconds_per_mpx_step=0.5) as simulated:
-        yield Pair(real, other, simulated, own, own_other)
+from support.client import Client, Reply, request
+from support.deadlines import eventually_equal
+from support.wire import Ended
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +51,75 @@ def test_both_answer_everything_alike_that_an_image_model_is_asked(image_pair: P
 
 def test_both_answer_everything_alike_that_a_video_model_is_asked(video_pair: Pair) -> None:
     assert video_pair.differences(VIDEO_PROBES) == {}
+
+
+JSON = b"Content-Type: application/json"
+CONNECTIONS = {
+    "an unhandled error": request(b"POST", b"/update_weights_from_disk", JSON, body=b"{"),
+    "a refusal": request(b"POST", b"/update_weights_from_disk", JSON, body=b"{}"),
+    "a field missing": request(b"POST", b"/v1/images/generations", JSON, body=b"{}"),
+    "no such path": request(b"GET", b"/nowhere"),
+    "HTTP/1.0": request(b"GET", b"/liveness", version=b"HTTP/1.0"),
+    "a wish to close": request(b"GET", b"/liveness", b"Connection: close"),
+    "no request at all": b"GARBAGE\r\n\r\n",
+    "a chunked body": request(b"POST", b"/v1/images/generations", JSON, b"Transfer-Encoding: chunked")
+    + b"2\r\n{}\r\n0\r\n\r\n",
+    "a large head": request(b"GET", b"/liveness", b"X-Large: " + b"x" * 60_000),
+    "an expectation": request(b"POST", b"/v1/images/generations", JSON, b"Expect: 100-continue", body=b"{}"),
+}
+
+
+@pytest.mark.parametrize("raw", CONNECTIONS.values(), ids=CONNECTIONS.keys())
+def test_both_treat_a_connection_alike(image_pair: Pair, raw: bytes) -> None:
+    real, simulated = (exchanged(url, raw) for url in image_pair.urls)
+    assert simulated == real
+
+
+def exchanged(url: str, raw: bytes) -> tuple[Any, ...]:
+    """Send bytes; give the reply, and whether the connection takes another request."""
+    with Client(int(url.rpartition(":")[2])) as client:
+        reply = client.ask(raw)
+        try:
+            after: int | None = client.ask(request(b"GET", b"/liveness")).status
+        except (Ended, OSError):
+            after = None
+    return (*seen(reply), after)
+
+
+def seen(reply: Reply) -> tuple[Any, ...]:
+    names = [name.lower() for name, _ in reply.fields if not name.lower().startswith(b"x-sim-")]
+    body = shape(reply.json()) if reply.values(b"content-type") == [b"application/json"] else reply.body
+    return reply.status, reply.reason, names, [interim.status for interim in reply.interim], reply.framing, body
+
+
+@pytest.mark.parametrize("path", ["/v1/realtime_video/generate", "/v1/actions/realtime", "/openpi/policy", "/nowhere"])
+@pytest.mark.parametrize("message", ["{}", b"abc"])
+def test_both_treat_a_websocket_alike(image_pair: Pair, path: str, message: str | bytes) -> None:
+    real, simulated = (talked(url, path, message) for url in image_pair.urls)
+    assert simulated == real
+
+
+def talked(url: str, path: str, message: str | bytes) -> Any:
+    """Open a WebSocket and say something; give the answer, or the refusal."""
+    try:
+        with connect(f"ws{url.removeprefix('http')}{path}") as socket:
+            socket.send(message)
+            return socket.recv(timeout=10.0)
+    except InvalidStatus as error:
+        reply = error.response
+        return reply.status_code, [name for name, _ in reply.headers.raw_items()], bytes(reply.body or b"")
+
+
+def test_both_go_on_alike_without_their_scheduler(image_pair: Pair) -> None:
+    """The last test of these workers: only a restart helps."""
+    for scheduler in psutil.Process(image_pair.real.pid).children(recursive=True):
+        scheduler.kill()
+    httpx2.post(f"{image_pair.simulated.url}/sim/faults", json={"scheduler_dead": True}).raise_for_status()
+    for url in image_pair.urls:
+        eventually_equal(lambda url=url: httpx2.get(f"{url}/health").status_code, 503)
+        # the real one learns of it within a second, by looking
+        eventually_equal(lambda url=url: httpx2.post(f"{url}/nowhere").status_code, 503)
+    assert image_pair.differences(DEAD_PROBES) == {}
 
 
 def routes(schema: dict[str, Any]) -> set[tuple[str, str]]:

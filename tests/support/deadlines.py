@@ -10,7 +10,9 @@ PATIENCE_S = 10.0
 """Longest wait for anything that should happen at once; generous because test machines stall."""
 
 
-def eventually(read: Callable[[], T], wanted: Callable[[T], bool], *, within_s: float = PATIENCE_S) -> T:
+def eventually(
+    read: Callable[[], T], wanted: Callable[[T], bool], *, within_s: float = PATIENCE_S, every_s: float = 0.005
+) -> T:
     """Return the first value of `read` that is `wanted`; fail with the last one seen at the deadline."""
     deadline_s = time.monotonic() + within_s
     while True:
@@ -18,7 +20,7 @@ def eventually(read: Callable[[], T], wanted: Callable[[T], bool], *, within_s: 
         if wanted(value):
             return value
         assert time.monotonic() < deadline_s, f"still {value!r} after {within_s:g} s"
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 def eventually_equal(read: Callable[[], T], expected: T, *, within_s: float = PATIENCE_S) -> None:
