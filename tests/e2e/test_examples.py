@@ -39,6 +39,14 @@ def test_every_launcher_file_can_be_read(file: Path) -> None:
 
 @pytest.mark.core
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_launcher_file_that_a_page_shows_can_be_read(page: Path, tmp_path: Path) -> None:
+    for text in re.findall(r"```yaml\n(launcher:\n.*?)```", page.read_text(), re.DOTALL):
+        (tmp_path / "launcher.yaml").write_text(text)
+        config.read(tmp_path / "launcher.yaml")
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("page", [page for page in PAGES if "$ sglang-d-router" in page.read_text()], ids=str)
 def test_every_flag_that_a_page_gives_the_router_is_one(page: Path) -> None:
     commands = re.findall(r"sglang-d-router((?: +(?:--[a-z-]+|[^\s`#\\|-][^\s`#\\|]*))+)", page.read_text())
     assert commands

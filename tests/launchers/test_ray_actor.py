@@ -87,6 +87,17 @@ async def eventually_said(worker: WorkerActor) -> tuple[str, ...]:
     return await running.eventually(read, bool)
 
 
+async def test_a_log_has_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    wanted = config(tmp_path, *python(SAY)).model_copy(update={"log_dir": None})
+    async with actor(wanted) as worker:
+        placed = await worker.start()
+        assert isinstance(placed, Placed)
+        folder = tmp_path / f"sglang-d-launcher-{os.getuid()}"
+        assert Path(placed.log).parent == folder / "workers"
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
 async def test_a_worker_that_does_not_start_says_why(tmp_path: Path) -> None:
     async with actor(config(tmp_path, "/nowhere/engine")) as worker:
         ended = await worker.start()

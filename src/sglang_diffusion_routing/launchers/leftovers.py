@@ -43,7 +43,7 @@ class Run:
         Raises:
             BadSetting: the folder is not this user's own.
         """
-        folder = _own_folder() if folder is None else folder
+        folder = own_folder() if folder is None else folder
         self.token = secrets.token_hex(16)
         self._path = folder / f"{self.token}{_SUFFIX}"
         # One lock for the folder: nobody finds this run's file before it is locked, and takes it for a dead one's.
@@ -64,7 +64,7 @@ class Run:
             self._file = -1
 
 
-def _own_folder() -> Path:
+def own_folder() -> Path:
     """Give a folder on this machine that nobody else can write to."""
     folder = Path(tempfile.gettempdir()) / f"sglang-d-launcher-{os.getuid()}"
     with suppress(FileExistsError):

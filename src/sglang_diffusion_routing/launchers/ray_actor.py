@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import ray
 from sglang_diffusion_routing.launchers.base import Ended, Fact, LaunchFailed
 from sglang_diffusion_routing.launchers.config import LauncherConfig
 from sglang_diffusion_routing.launchers.engine_command import OPTIONAL_FLAGS, Listening, engine_command
-from sglang_diffusion_routing.launchers.leftovers import Run
+from sglang_diffusion_routing.launchers.leftovers import Run, own_folder
 from sglang_diffusion_routing.launchers.optional_flags import known_flags
 from sglang_diffusion_routing.launchers.ports import LAST_PORT, Ports
 from sglang_diffusion_routing.launchers.process import Spec, WorkerProcess
@@ -94,9 +93,7 @@ class WorkerActor:
         return Listening(host, port, master, scheduler)
 
     def _folder(self) -> Path:
-        if self._config.log_dir is not None:
-            return Path(self._config.log_dir)
-        return Path(tempfile.gettempdir()) / f"sglang-d-router-{os.getuid()}" / "workers"
+        return own_folder() / "workers" if self._config.log_dir is None else Path(self._config.log_dir)
 
     async def wait(self) -> Ended:
         """Wait until nothing of the worker is left."""
