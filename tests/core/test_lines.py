@@ -99,3 +99,15 @@ def test_a_ticket_that_is_moved_keeps_its_place_and_its_age() -> None:
     its.move(second, free)
     assert (contents(its), second.due_at) == ({free: [second, third]}, due_at)
     assert (its.count, its.work, its.given_out, its.levels) == (2, 4.0, 2.0, {0: 2})
+
+
+def test_what_is_overdue_goes_before_other_lanes_and_priorities_but_not_before_other_tenants_alone() -> None:
+    its, other = Lines(Order.LONGEST_AGED), Lines(Order.LONGEST_AGED)
+    overdue = ticket(1, WorkSpec(cost_mpx_steps=2.0))
+    its.add(overdue)
+    line, due_at = its.line(overdue.key), overdue.due_at
+    assert its.rank(line, overdue, due_at) == (0, 0.0, 0.0, due_at, 1)
+    assert its.rank(line, overdue, due_at, other) == (-math.inf, due_at, 0.0, 0.0, 1)
+    its.add(ticket(2, WorkSpec(priority=8)))
+    assert its.rank(line, overdue, due_at) == (-math.inf, due_at, 0.0, 0.0, 1)
+    assert its.rank(line, overdue, 0.0) == (0, 0.0, 1.0, -2.0, 1)

@@ -133,6 +133,21 @@ def test_a_flood_of_a_higher_priority_does_not_starve_another_tenant(policy: str
     assert [place for place, tenant in enumerate(order, start=1) if tenant == "b"] == [5, 9]
 
 
+def test_what_is_overdue_takes_no_turn_from_others_of_its_priority() -> None:
+    fleet = fleet_of()
+    running = fleet.ask()
+    urgent = [fleet.ask(WorkSpec(tenant="u", priority=8, cost_mpx_steps=20.0)) for _ in range(4)]
+    batch = [fleet.ask(replace(A, cost_mpx_steps=1.0)) for _ in range(2)]
+    order = ""
+    while any(asker.waits for asker in batch):
+        fleet.end(running)
+        running = next(asker for asker in urgent + batch if asker.lease is not None and asker.lease.live)
+        order += running.spec.tenant
+    assert order == "uaa"
+    (lane,) = fleet.scheduler._lanes.all
+    assert (lane.lines.turns[0].of("a"), lane.lines.turns[0].of("b")) == (2.0, 0.0)
+
+
 def test_work_that_a_worker_failed_goes_first_and_is_counted_once() -> None:
     fleet = fleet_of()
     asked = [fleet.ask(spec) for spec in [A, B] * 6]

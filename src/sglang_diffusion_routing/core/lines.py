@@ -150,10 +150,10 @@ class Lines:
             ticket = line.head(clock)
             return self.rank(line, ticket, clock, judge), ticket, line
         may_go: Iterable[Line] = (line for line in lines.values() if line not in wait)
-        if len(self.levels) == 1:
+        if len(self.levels) == 1 and judge is None:
             # A thousand tenants are asked for their turns, but not for their tickets.
             (level,) = self.levels
-            turns = (judge or self).turns.get(level)
+            turns = self.turns.get(level)
             if turns is not None:
                 tenant = turns.first(tenant for tenant, line in lines.items() if line not in wait)
                 may_go = () if tenant is None else (lines[tenant],)
@@ -164,29 +164,29 @@ class Lines:
         """Place a ticket of one of these lines among those of the others.
 
         Priorities come first, then tenants by their turns, then each one's tickets by the policy's order. Of several
-        priorities what is overdue goes before all of them.
+        priorities or lanes what is overdue goes before all of them: its rank begins with minus infinity.
 
         Args:
             judge: the lane by which turns are told where tickets of several lanes are compared; None for this one.
         """
         late, place = line.place(ticket, clock)
-        if not late and self._jumps(ticket):
+        several = judge is not None or len(self.levels) > 1
+        if not late and (several or ticket.due_at == -inf):
             return (-inf, place, 0.0, 0.0, ticket.sequence)
         level = ticket.spec.priority
         turns = (judge or self).turns.get(level)
         turn = 0.0 if turns is None else turns.of(ticket.key.tenant)
         return (-level, turn, late, place, ticket.sequence)
 
-    def _jumps(self, ticket: Ticket) -> bool:
-        """Tell whether an overdue ticket goes before those of other tenants, which would have their turns."""
-        return len(self.levels) > 1 or ticket.due_at == -inf
+    def grant(self, ticket: Ticket, *, in_turn: bool = True) -> None:
+        """Take out a ticket that goes to a worker.
 
-    def grant(self, ticket: Ticket) -> None:
-        """Take out a ticket that goes to a worker."""
+        Args:
+            in_turn: whether it was its tenant's turn; False for what is overdue and went before everything.
+        """
         cost = ticket.spec.cost_mpx_steps
         if self._tenants.several:
-            overdue = ticket.due_at <= self.clock and self._order is not Order.LONGEST
-            self._take_turn(ticket.key.tenant, ticket.spec, in_turn=not (overdue and self._jumps(ticket)))
+            self._take_turn(ticket.key.tenant, ticket.spec, in_turn=in_turn)
         self.given_out += cost / self._weight
         self.remove(ticket)
 

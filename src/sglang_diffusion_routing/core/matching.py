@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import inf
 from typing import NamedTuple
 
 from sglang_diffusion_routing.core.demands import Demands
@@ -16,11 +17,12 @@ from sglang_diffusion_routing.core.work import LineKey, Ticket, WorkSpec
 
 
 class Match(NamedTuple):
-    """A ticket and the station that it goes to."""
+    """A ticket and the station that it goes to; in_turn: unless it is overdue, and goes before what is not."""
 
     ticket: Ticket
     lane: Lane
     station: Station
+    in_turn: bool = True
 
 
 class Matching:
@@ -57,8 +59,8 @@ class Matching:
                         ready.append((*front, lane))
             if not ready:
                 return
-            _, ticket, line, lane = min(ready)
-            match = self._match(ticket, lane, now_s)
+            rank, ticket, line, lane = min(ready)
+            match = self._match(ticket, lane, now_s, in_turn=rank[0] > -inf)
             if match is None:
                 wait.add(line)
             else:
@@ -91,29 +93,29 @@ class Matching:
             return lane.can_grant(avoid, creates_job=key.creates_job)
         return freed.load < freed.cap and freed.worker.worker_id not in avoid
 
-    def _match(self, ticket: Ticket, lane: Lane, now_s: float) -> Match | None:
+    def _match(self, ticket: Ticket, lane: Lane, now_s: float, *, in_turn: bool) -> Match | None:
         """Match the ticket that is next in a line, or another one of it that its station is worth; None if none is."""
         spec, key, cost = ticket.spec, ticket.key, ticket.spec.cost_mpx_steps
         station = self.station_for(lane, spec, key, now_s)
         if station is None:
             raise AssertionError("a lane that can grant must have a station to choose")
         if not _may_hold(lane, spec, key):
-            return Match(ticket, lane, station)
+            return Match(ticket, lane, station, in_turn)
         avoid = self._demands.avoid(key)
         limit = largest_worth(lane, station, avoid, None, now_s)
         if cost <= limit:
-            return Match(ticket, lane, station)
+            return Match(ticket, lane, station, in_turn)
         line = lane.lines.line(key)
         # Whatever becomes of the others, nothing is kept back for longer than this station would have needed for it.
         line.hold(ticket, now_s + station.finishes_in_s(cost, now_s))
         other = line.held_too_long(now_s) or line.longest_within(limit)
-        return None if other is None else Match(other, lane, station)
+        return None if other is None else Match(other, lane, station, in_turn)
 
 
 def _narrowest(lanes: Iterable[Lane]) -> Lines | None:
-    """Give the lane with the fewest workers in which something waits: its work can go to no other ones."""
+    """Give, of several lanes in which something waits, the one with the fewest workers: its work has least choice."""
     waiting = [lane for lane in lanes if lane.lines.count]
-    return min(waiting, key=lambda lane: lane.free.size + lane.full.size).lines if waiting else None
+    return min(waiting, key=lambda lane: lane.free.size + lane.full.size).lines if len(waiting) > 1 else None
 
 
 def _may_hold(lane: Lane, spec: WorkSpec, key: LineKey | None) -> bool:
