@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
+from heapq import merge
 from math import inf
 from operator import itemgetter
 
@@ -33,28 +34,31 @@ class Line:
     def __init__(self) -> None:
         self._tickets: OrderedDict[Ticket, None] = OrderedDict()
         self._last = -inf
-        self._is_sorted = True
+        # Those that came from another line, behind later ones. There may be thousands, of as many groups.
+        self._between: list[tuple[int, Ticket]] = []
         self._held: dict[Ticket, float] = {}
 
     def __len__(self) -> int:
-        return len(self._tickets)
+        return len(self._tickets) + len(self._between)
 
     def __iter__(self) -> Iterator[Ticket]:
-        if not self._is_sorted:
-            self._tickets = OrderedDict.fromkeys(sorted(self._tickets, key=_arrival))
-            self._is_sorted = True
-        return iter(self._tickets)
+        if not self._between:
+            return iter(self._tickets)
+        return merge(self._tickets, (ticket for _, ticket in self._between), key=_arrival)
 
     def add(self, ticket: Ticket) -> None:
         """Let a ticket in, at the place that it came to when it came, wherever it has waited since."""
-        self._tickets[ticket] = None
         if ticket.sequence > self._last:
             self._last = ticket.sequence
+            self._tickets[ticket] = None
         else:
-            self._is_sorted = False
+            insort(self._between, (ticket.sequence, ticket), key=itemgetter(0))
 
     def remove(self, ticket: Ticket) -> None:
-        del self._tickets[ticket]
+        if self._between and ticket not in self._tickets:
+            del self._between[bisect_left(self._between, ticket.sequence, key=itemgetter(0))]
+        else:
+            del self._tickets[ticket]
         self._held.pop(ticket, None)
 
     def hold(self, ticket: Ticket, until_s: float) -> None:
@@ -72,7 +76,11 @@ class Line:
             clock: what tickets age by: the work that the lane has given out so far, in megapixel-steps, divided by the
                 weight of the tenants who waited for it.
         """
-        return next(iter(self))
+        first = next(iter(self._tickets), None)
+        if self._between and (first is None or self._between[0][0] < first.sequence):
+            return self._between[0][1]
+        assert first is not None
+        return first
 
     def place(self, ticket: Ticket, clock: float) -> Place:
         """Give a ticket's place by the order of this line; equals go by their arrival."""

@@ -285,15 +285,19 @@ class Scheduler(Readings):
         while not self.paused:
             if self._ties.stirred:
                 # What was tied may now be for workers that have had room all the time.
-                self._ties.stirred, freed, lanes = False, None, tuple(self._lanes.all)
-            for ticket, lane, station, in_turn in self._matching.matches(lanes, freed, now_s):
-                lane.lines.grant(ticket, in_turn=in_turn)
+                self._ties.stirred.clear()
+                freed, lanes = None, tuple(self._lanes.all)
+            for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
+                lane.lines.grant(ticket)
                 for other in station.lanes:
                     if other is not lane:
                         other.lines.passed_by(ticket.key.tenant, ticket.spec)
                 self._left(ticket)
                 lease = self._grant(station, ticket.spec, now_s, now_s - ticket.enqueued_s)
                 decisions.append(Granted(ticket, lease))
+            if freed is not None:
+                # What has come to be tied to this one was looked at.
+                self._ties.stirred.discard(freed.worker.worker_id)
             if not self._ties.stirred:
                 break
         return decisions

@@ -11,7 +11,7 @@ from sglang_diffusion_routing.core.demands import REMEMBERED, Demands
 from sglang_diffusion_routing.core.groups import Group, Groups
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
-from sglang_diffusion_routing.core.policies.consistent_hash import favourite
+from sglang_diffusion_routing.core.policies.consistent_hash import favourite, weight
 from sglang_diffusion_routing.core.queue import Queue
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Lease, LineKey, Result, Ticket, WorkSpec
@@ -32,7 +32,7 @@ class Ties:
 
     Work with a digest is tied to the worker that it ranks first, of those that can do it and are there or on their way.
 
-    stirred: something that waits has come to wait for something else, so that it may be for a worker with room.
+    stirred: what has come to wait for something else may be for a worker with room: for one of these, None for any.
     """
 
     def __init__(self, lanes: Lanes, queue: Queue, stations: Mapping[WorkerId, Station], demands: Demands) -> None:
@@ -42,7 +42,7 @@ class Ties:
         self._demands = demands
         self._groups = Groups()
         self._among: dict[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]] = {}
-        self.stirred = False
+        self.stirred: set[WorkerId | None] = set()
 
     def key_of(self, lane: Lane, spec: WorkSpec, now_s: float) -> LineKey:
         """Say what work that has just come waits for, should it have to."""
@@ -136,7 +136,7 @@ class Ties:
             if key != ticket.key:
                 self._queue.change(ticket, key)
                 lane.lines.move(ticket, key)
-                self.stirred = True
+                self.stirred.add(key.bound)
 
     def _key(self, lane: Lane, spec: WorkSpec, group: Group | None) -> LineKey:
         key = LineKey.of(spec)
@@ -172,8 +172,8 @@ class Ties:
         for lane in self._lanes.all:
             for key, line in list(lane.lines.items()):
                 now, was = self._candidates(lane, key), before.get((lane, key.avoid))
-                if was is None or was != now:
-                    joined = now if was is None else now - was
+                joined = now if was is None else now - was
+                if key.bound not in now or joined:
                     stays = key.bound in now
                     self._look_again([t for t in line if t.spec.digest and not (stays and _is_first(t, joined))])
 
@@ -188,4 +188,7 @@ class Ties:
 def _is_first(ticket: Ticket, joined: AbstractSet[WorkerId]) -> bool:
     """Tell whether none of these workers ranks before the one that a ticket waits for."""
     bound, digest = ticket.key.bound, ticket.spec.digest
-    return bound is not None and favourite(digest, {bound, *joined}) == bound
+    if bound is None:
+        return False
+    its = weight(digest, bound)
+    return all(weight(digest, worker_id) <= its for worker_id in joined)
