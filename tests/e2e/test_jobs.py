@@ -175,7 +175,7 @@ class TestOwner:
                     made = await router.client.post("/v1/images/generations", json=body)
                     target = made.json()["data"][0]["url"]
                     content = await router.client.get(target)
-                    assert (content.status_code, content.headers["content-type"]) == (200, "image/png")
+                    assert (content.status_code, content.headers["content-type"]) == (200, "image/jpeg")
                     assert content.headers["x-sglang-router-worker"] == made.headers["x-sglang-router-worker"]
                 assert (await refused(router, "/v1/images/nobody/content"))[:2] == (404, "unknown_job")
 
