@@ -5,12 +5,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from crowd import crowd
 from measures import MEASURES, Run
 from processes import Failed
 from refit import refit
 from report import Row, as_json, table
 
-EVERY = {**MEASURES, "refit": refit}
+EVERY = {**MEASURES, "refit": refit, "crowd": crowd}
 
 
 def main() -> int:
