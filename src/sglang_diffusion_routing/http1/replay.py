@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -159,7 +159,7 @@ class SpooledBody:
         self.size_bytes = 0
         self._close_file()
 
-    async def spans(self) -> AsyncIterator[bytes]:
+    async def spans(self) -> AsyncGenerator[bytes, None]:
         """Yield the body from its start, up to what has come when the last of that has been read.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.clients import Clients
@@ -110,11 +111,12 @@ class Sending(Clients, ReplySink):
     async def _resend(self, upstream: UpstreamConnection, spooled: SpooledBody) -> None:
         """Send a worker what was spooled for it, and then what still comes as it comes."""
         try:
-            async for span in spooled.spans():
-                if self.upstream is not upstream:
-                    return
-                upstream.write(span)
-                await upstream.drained()
+            async with aclosing(spooled.spans()) as spans:
+                async for span in spans:
+                    if self.upstream is not upstream:
+                        return
+                    upstream.write(span)
+                    await upstream.drained()
         except OSError:
             if self.upstream is upstream:
                 self.on_body_lost()
