@@ -18,7 +18,7 @@ from launchers.processes import alive, end
 from launchers.ray_cluster import RayCluster
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.launchers import ray as module
-from sglang_diffusion_routing.launchers.base import Ended
+from sglang_diffusion_routing.launchers.base import Ended, LaunchFailed
 from sglang_diffusion_routing.launchers.config import BackendName, LauncherConfig
 from sglang_diffusion_routing.launchers.ray import RayBackend, RayWorker
 from sglang_diffusion_routing.launchers.ray_actor import Placed
@@ -85,6 +85,7 @@ class Actor:
     """An actor as the router sees it."""
 
     def __init__(self, wait: Call, *, kill: Call | None = None, terminate: Call | None = None) -> None:
+        self.start = Call(None)
         self.wait = wait
         self.tail = Call(("the last line",))
         self.kill = kill or Call(None)
@@ -157,6 +158,47 @@ class TestAnActor:
         assert actor.kill.asked == [()]
         waiting.set_exception(exceptions.ActorDiedError())
         assert (await worker.wait()).reason == "was lost with its actor on 10.0.0.1"
+
+
+class Placing(RayBackend):
+    """Has an actor without a cluster."""
+
+    def __init__(self, start: Call) -> None:
+        super().__init__(LauncherConfig(backend=BackendName.RAY, model="m"))
+        self.actor = Actor(Call(ENDED))
+        self.actor.start = start
+
+    def _place(self, slot: int) -> Actor:
+        return self.actor
+
+
+@pytest.mark.core
+class TestALaunch:
+    async def test_gives_the_worker_that_was_placed(self, killed: list[object]) -> None:
+        worker = await Placing(Call(PLACED)).launch(0)
+        assert (worker.url, await worker.wait()) == (PLACED.url, ENDED)
+
+    async def test_whose_worker_does_not_start_says_why_and_leaves_no_actor(self, killed: list[object]) -> None:
+        backend = Placing(Call(ENDED))
+        with pytest.raises(LaunchFailed) as caught:
+            await backend.launch(0)
+        assert (caught.value.ended, killed) == (ENDED, [backend.actor])
+
+    async def test_whose_actor_fails_says_why_and_leaves_no_actor(self, killed: list[object]) -> None:
+        trace = "The actor died because of\n  File x\nModuleNotFoundError: No module named 'sglang_diffusion_routing'\n"
+        backend = Placing(Call(exceptions.RaySystemError(trace)))
+        with pytest.raises(LaunchFailed) as caught:
+            await backend.launch(0)
+        why = "could not be started: ModuleNotFoundError: No module named 'sglang_diffusion_routing'"
+        assert (caught.value.ended, killed) == (Ended(why), [backend.actor])
+
+    async def test_that_is_called_off_leaves_no_actor(self, killed: list[object]) -> None:
+        backend = Placing(Call(asyncio.get_running_loop().create_future()))
+        launching = asyncio.ensure_future(backend.launch(0))
+        await running.eventually(asked(backend.actor.start), bool)
+        launching.cancel()
+        await asyncio.wait([launching])
+        assert (launching.cancelled(), killed) == (True, [backend.actor])
 
 
 def asked(call: Call) -> Callable[[], Awaitable[list[tuple[object, ...]]]]:

@@ -88,7 +88,7 @@ class RayBackend:
             placed: Placed | Ended = await actor.start.remote()
         except exceptions.RayError as error:
             await _kill(actor)
-            raise LaunchFailed(f"could not be started: {_first_line(error)}") from None
+            raise LaunchFailed(f"could not be started: {_last_line(error)}") from None
         except BaseException:
             await asyncio.shield(_kill(actor))
             raise
@@ -232,6 +232,7 @@ async def _kill(actor: Any) -> None:
     await asyncio.to_thread(ray.kill, actor)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else repr(error)
+def _last_line(error: BaseException) -> str:
+    """Give the line that says what happened: before it stands how Ray came there, as a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
