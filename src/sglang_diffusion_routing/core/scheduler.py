@@ -287,8 +287,8 @@ class Scheduler(Readings):
                 # What was tied may now be for workers that have had room all the time.
                 self._ties.stirred.clear()
                 freed, lanes = None, tuple(self._lanes.all)
-            for ticket, lane, station in self._matching.matches(lanes, freed, now_s):
-                lane.lines.grant(ticket)
+            for ticket, lane, station, in_turn in self._matching.matches(lanes, freed, now_s):
+                lane.lines.grant(ticket, in_turn=in_turn)
                 for other in station.lanes:
                     if other is not lane:
                         other.lines.passed_by(ticket.key.tenant, ticket.spec)
