@@ -7,6 +7,8 @@ from http1.peers import Peer, eventually, turns
 from proxy.steps import SERVER_ERROR, UNAVAILABLE, code, started
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core.work import JobStatus, Result
+from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
+from sglang_diffusion_routing.proxy.work import Work
 
 pytestmark = pytest.mark.loopback
 
@@ -467,3 +469,9 @@ class TestCounters:
         await peer.send(sized())
         await one.released((0, Result.OK, 200))
         assert (one.plane.counters.orphans, one.plane.counters.orphans_now) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", [Work, ControlCall, JobCall])
+def test_one_that_is_made_for_every_request_keeps_its_facts_in_slots(kind: type) -> None:
+    # With a dict beside them, and more than 30 facts, CPython 3.11 finds each of them ten times slower.
+    assert kind.__dictoffset__ == 0
