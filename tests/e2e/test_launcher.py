@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,8 +169,6 @@ def test_a_mistake_in_the_file_is_one_sentence(tmp_path: Path, text: str, senten
 
 def test_too_few_gpus_are_one_sentence(tmp_path: Path) -> None:
     file = launcher_file(tmp_path, num_workers=64, num_gpus_per_worker=1)
-    began_s = time.monotonic()
     ended = run("--launcher-config", str(file), "--log-level", "error")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert ended.stderr.startswith("sglang-d-router: launcher wants 64 GPUs, 1 for each of 64 workers, and ")
-    assert time.monotonic() - began_s < 60

@@ -29,7 +29,7 @@ from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.refit import Mode
 from sglang_diffusion_routing.core.weights import Group
 from sglang_diffusion_routing.core.work import Lease, Result, WorkSpec
-from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
+from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
 from sglang_diffusion_routing.runtime.saver import Saver
 from sglang_diffusion_routing.store import Saved, SavedJob, SavedRefit, SavedWorker, Store
 from support.fleet import RecordingFleet
@@ -77,7 +77,11 @@ async def test_a_worker_that_ends_with_the_router_is_not_written(desk: Desk) -> 
     desk.saver.leave_out("http://a:1")
     for url in ("http://a:1", "http://b:1"):
         desk.fleet.apply(WorkerRegistered(WorkerUrl.parse(url)))
-    assert [worker.url for worker in (await desk.written()).workers] == ["http://b:1"]
+    desk.saver.leave_out("http://c:1")
+    desk.fleet.apply(WorkerRegistered(WorkerUrl.parse("http://c:1")))
+    desk.fleet.apply(RemovalRequested(WorkerId("http://c:1"), force=True))
+    desk.fleet.apply(WorkerRegistered(WorkerUrl.parse("http://c:1")))  # by somebody else, this time
+    assert [worker.url for worker in (await desk.written()).workers] == ["http://b:1", "http://c:1"]
 
 
 async def test_a_worker_is_written_with_what_was_decided_about_it(desk: Desk) -> None:

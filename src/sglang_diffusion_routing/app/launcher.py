@@ -109,10 +109,12 @@ class FleetRoster:
     def dismiss(self, slot: int) -> None:
         url = self._enlisted.pop(slot, None)
         self._left.pop(slot, None)
+        self._died_s.pop(url or "", None)
         # On other machines another slot's worker may have come to the address meanwhile.
         if url is not None and url not in self._enlisted.values():
             worker = self._find(url)
             if worker is not None:
+                self._held.discard(worker.incarnation)
                 self._membership.remove(worker, force=True)
 
     def is_registered(self, url: str) -> bool:

@@ -67,7 +67,11 @@ class Saver:
     def note(self, worker: Worker) -> None:
         """Write what of a worker has changed; one that is removed, or drains for it, will not be there again."""
         store = self._store
-        if store is None or worker.worker_id in self._left_out:
+        if worker.worker_id in self._left_out:
+            if worker.state is WorkerState.REMOVED:
+                self._left_out.discard(worker.worker_id)
+            return
+        if store is None:
             return
         key = worker.incarnation
         if worker.state is WorkerState.REMOVED:
