@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     device = _device(config)
     for item in items:
-        if "engine" in getattr(item, "fixturenames", ()):
+        if isinstance(item, pytest.Function) and "engine" in item.fixturenames:
             item.add_marker(pytest.mark.engine)
             item.add_marker(pytest.mark.timeout(LIMIT_S))
             if device == "cuda":

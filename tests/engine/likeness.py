@@ -42,7 +42,7 @@ def likeness(reply: httpx2.Response, names: Mapping[str, str]) -> dict[str, Any]
         names: what each worker's own paths are to be called.
     """
     told = {"status": reply.status_code, "headers": _headers(reply), "body": _body(reply)}
-    return _renamed(told, names)
+    return {part: _renamed(value, names) for part, value in told.items()}
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
