@@ -101,7 +101,7 @@ class TestBackPressure:
                     client.writer.write(POST % size + bytes(size))
                     await eventually(lambda: relay.exchanges)
                     assert await client.held_back() > size - self.MOST
-                    assert 65536 <= sum(map(len, relay.exchanges[0].kept_spans)) <= MEBI
+                    assert 65536 <= sum(map(len, relay.exchanges[0]._kept or ())) <= MEBI
                 assert await relay.exchanges[0].ended() == [("body",), ("end", False, None)]
 
     @pytest.mark.parametrize("framing", ["sized", "chunked", "until close"])

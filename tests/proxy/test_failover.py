@@ -727,6 +727,29 @@ class TestSpooled:
             assert await second.read_to_end() == b""
             await eventually(lambda: not any(two.connections()))
 
+    async def test_a_disk_that_fails_under_an_early_answer_does_not_spoil_that(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go = slow_reads(monkeypatch)
+        async with self.spooling() as two:
+            client, peer, _ = await started(two, post(body=self.BODY))
+            await peer.close()
+            second = await two.accept()
+            await second.read_head()
+            await second.send(sized(b"0123456789", b"413 Too Large")[:-5])
+            assert b" 413 " in await client.read_head()
+            work = two.fleet.scheduler.leases_of(two.workers[two.number(second)].worker_id)[0].holder
+            assert isinstance(work, Work)
+            spooled = work._spooled
+            assert spooled is not None
+            await eventually(lambda: spooled._reads)
+            spooled.close()
+            go.set()
+            await eventually(lambda: spooled._file is None)
+            await turns(20)
+            await second.send(b"56789")
+            assert await client.read(10) == b"0123456789"
+
     async def test_what_comes_of_it_meanwhile_stays_behind_what_came_before(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -62,11 +62,6 @@ class Sending(Clients, ReplySink):
         """Whether all that has come of the body is still here."""
         return self._kept is not None or (self._spooled is not None and self._spooled.is_whole)
 
-    @property
-    def kept_spans(self) -> list[bytes]:
-        """What is kept of the request's body, as it came."""
-        return self._kept or []
-
     def start(self, upstream: UpstreamConnection) -> None:
         """A connection is there: send the request, as far as it has come."""
         self._connecting = None
@@ -118,7 +113,8 @@ class Sending(Clients, ReplySink):
                     upstream.write(span)
                     await upstream.drained()
         except OSError:
-            if self.upstream is upstream:
+            # A worker that has answered already does without the rest.
+            if self.upstream is upstream and not self.reply_begun:
                 self.on_body_lost()
             return
         if self.upstream is upstream:
