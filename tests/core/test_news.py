@@ -11,7 +11,7 @@ from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import HealthLimits, ProbeFailure
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.weights import Currency, Unversioned
-from sglang_diffusion_routing.core.worker import Capability, RequestId
+from sglang_diffusion_routing.core.worker import Capability, RequestId, Worker
 
 pytestmark = pytest.mark.core
 
@@ -328,11 +328,16 @@ def test_a_worker_that_may_be_awake_is_put_to_sleep_as_soon_as_it_answers(lost: 
     assert worker.status.value == "active"
 
 
-def test_a_worker_that_joins_a_sleeping_fleet_is_put_to_sleep_first() -> None:
+def joined_a_sleeping_fleet() -> tuple[Fleet, Worker]:
+    """Worker a sleeps, and b has been named since."""
     fleet = Fleet()
     fleet.add("a")
     put_to_sleep(fleet, "a")
-    worker = fleet.register("b")
+    return fleet, fleet.register("b")
+
+
+def test_a_worker_that_joins_a_sleeping_fleet_is_put_to_sleep_first() -> None:
+    fleet, worker = joined_a_sleeping_fleet()
     assert not fleet.pool.is_routable(worker)
     fleet.learn("b")
     assert fleet.answer("b") == [do.OpenSentinel(B, 2), do.AnnounceDrain(B), do.ReleaseMemory(B, 2)]
@@ -341,20 +346,14 @@ def test_a_worker_that_joins_a_sleeping_fleet_is_put_to_sleep_first() -> None:
 
 
 def test_a_worker_whose_fleet_has_woken_in_the_meantime_stays_awake() -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    put_to_sleep(fleet, "a")
-    worker = fleet.register("b")
+    fleet, worker = joined_a_sleeping_fleet()
     fleet.apply(ev.WakeRequested(A))
     fleet.answer("b")
     assert worker.status.value == "active"
 
 
 def test_a_worker_that_was_to_be_put_to_sleep_first_can_be_woken() -> None:
-    fleet = Fleet()
-    fleet.add("a")
-    put_to_sleep(fleet, "a")
-    worker = fleet.register("b")
+    fleet, worker = joined_a_sleeping_fleet()
     fleet.apply(ev.WakeRequested(B))
     fleet.answer("b")
     assert worker.status.value == "active"
