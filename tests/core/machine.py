@@ -85,6 +85,7 @@ class FleetMachine(RuleBasedStateMachine):
         self.refits = 0
         self.before_rolling: dict[str, Loaded] = {}
         self.raised: dict[str, list[str]] = {}
+        self.targets: dict[str, tuple[int, str | None]] = {}
         self.last_met_s: dict[Asker, float] = {}
         self.unmet: set[Asker] = set()
         self.groups = GroupsSeen(self.raised, self.serves)
@@ -256,6 +257,7 @@ class FleetMachine(RuleBasedStateMachine):
     # What is decided is judged at once.
 
     def deliver(self, decisions: Sequence[Decision]) -> None:
+        self.note_rolling()
         self.groups.look(self.undecided(), self.takes_work)
         for decision in decisions:
             asker = decision.ticket.waiter
@@ -448,16 +450,19 @@ class FleetMachine(RuleBasedStateMachine):
                 self.pending.remove(command.request)
 
     def apply(self, event: ev.Event) -> None:
-        ledger = self.fleet.pool.ledger
-        before = {name: (group.sequence, group.target) for name, group in ledger.groups.items()}
         self.note(self.fleet.apply(event))
         self.note_targets()
-        for name, group in ledger.groups.items():
-            sequence, target = before.get(name, (0, None))
+        self.note_rolling()
+
+    def note_rolling(self) -> None:
+        """Write down, as soon as a rolling refit has raised a target, what counts as current beside it."""
+        for name, group in self.fleet.pool.ledger.groups.items():
+            sequence, target = self.targets.get(name, (0, None))
             refit = group.open
             rolls = refit is not None and refit.mode is Mode.ROLLING and not refit.admit_new
             if group.sequence > sequence and rolls and refit is not None and group.raised_by == refit.refit_id:
                 self.before_rolling[name] = Unversioned.BASE if target is None else target
+            self.targets[name] = (group.sequence, group.target)
 
     @rule(
         name=NAMES,
