@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
-from sglang_diffusion_routing.core.demands import Demands
-from sglang_diffusion_routing.core.experience import Experience
 from sglang_diffusion_routing.core.lane import Lane
-from sglang_diffusion_routing.core.lanes import Lanes
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.matching import Matching
 from sglang_diffusion_routing.core.policies import DEFAULT_POLICY, Chance
-from sglang_diffusion_routing.core.prospects import Prospects
-from sglang_diffusion_routing.core.queue import Queue
-from sglang_diffusion_routing.core.readings import Readings
-from sglang_diffusion_routing.core.shares import Tenants
 from sglang_diffusion_routing.core.station import Station
-from sglang_diffusion_routing.core.stations import Stations
-from sglang_diffusion_routing.core.ties import Ties
+from sglang_diffusion_routing.core.waiting import Waiting
 from sglang_diffusion_routing.core.weights import Ledger
 from sglang_diffusion_routing.core.work import (
     Decision,
@@ -31,31 +23,23 @@ from sglang_diffusion_routing.core.work import (
     WorkSpec,
 )
 from sglang_diffusion_routing.core.worker import Standing, Worker, WorkerId
-from sglang_diffusion_routing.errors import NoRoutableWorker, RouterError, UnknownWorker
+from sglang_diffusion_routing.errors import UnknownWorker
 
 _SERVER_ERROR = Result.SERVER_ERROR
 """An enum's member costs 0.1 microseconds each time it is looked up by its class (Python 3.11)."""
 
 
-class Scheduler(Readings):
+class Scheduler(Waiting):
     """Queue and workers. Nothing waits while a worker has room for it, and what waits in vain is refused.
 
     A call that may end somebody's waiting returns these decisions; the caller delivers each to its waiter.
-
-    displaced: decisions about those whose places `acquire` has given to others, for `follow_up` to return.
     """
 
     def __init__(self, limits: SchedulerLimits, ledger: Ledger, rng: Chance, policy: str = DEFAULT_POLICY) -> None:
-        tenants = Tenants(limits.weights)
-        lanes, experience = Lanes(policy, rng, tenants), Experience()
-        super().__init__(lanes, Queue(limits.queue, tenants), Stations(lanes, limits, experience), experience)
-        self._demands = Demands(ledger, self._by_id)
-        self._prospects = Prospects(self._lanes, self._by_id, self._demands)
-        self._ties = Ties(lanes, self._queue, self._by_id, self._demands)
+        super().__init__(limits, ledger, rng, policy)
         self._matching = Matching(self._demands, self._ties)
         self._lease_ids = 0
         self.live_leases = 0
-        self.displaced: list[Decision] = []
         self.paused = False
 
     # The way of a request.
@@ -91,30 +75,6 @@ class Scheduler(Readings):
             raise self._prospects.in_vain(lane, spec)
         return self._wait(lane, spec, key, waiter, now_s)
 
-    def _wait(self, lane: Lane, spec: WorkSpec, key: LineKey | None, waiter: Waiter, now_s: float) -> Ticket:
-        bound = self._queue.met(spec)
-        if bound is not None:
-            self._make_room(lane, spec, bound, now_s)
-        ticket = self._queue.enter(spec, waiter, now_s, key)
-        lane.lines.add(ticket)
-        if spec.group:
-            self._ties.waits(ticket)
-        return ticket
-
-    def _make_room(self, lane: Lane, spec: WorkSpec, bound: str, now_s: float) -> None:
-        """Let others leave for work whose tenant has less than its share of the queue.
-
-        Raises:
-            QueueFull: it has not, or their leaving would not be enough.
-        """
-        count, gone = self._queue.count, self._queue.make_room(spec)
-        if not gone:
-            raise self._prospects.full(lane, count, bound, now_s)
-        for ticket in gone:
-            theirs = self._lanes.find(ticket.spec.needs, ticket.spec.model)
-            self.displaced.append(Refused(ticket, self._prospects.full(theirs, count, bound, now_s)))
-            self._step_out(ticket)
-
     def adopt(self, worker: Worker, spec: WorkSpec, now_s: float) -> Lease:
         """Give a lease for work that is on the worker already, whatever its standing and its cap.
 
@@ -122,11 +82,6 @@ class Scheduler(Readings):
             KeyError: there is no such worker.
         """
         return self._grant(self._by_worker[worker], spec, now_s, 0.0)
-
-    def abandon(self, ticket: Ticket) -> None:
-        """Take back a ticket whose waiter has left; one that was decided stays decided."""
-        if ticket.waiting:
-            self._step_out(ticket)
 
     def release(self, lease: Lease, result: Result, status: int, now_s: float) -> list[Decision]:
         """End a lease, once, and give its room to work that waits.
@@ -239,19 +194,6 @@ class Scheduler(Readings):
         self.paused = False
         return self._settle(now_s, removed=False)
 
-    def drop(self, matches: Callable[[Ticket], bool], error: RouterError) -> list[Decision]:
-        """Refuse the waiting work that matches."""
-        decisions: list[Decision] = []
-        for ticket in self._lanes.tickets():
-            if matches(ticket):
-                self._step_out(ticket)
-                decisions.append(Refused(ticket, error))
-        return decisions
-
-    def drop_all(self, error: RouterError) -> list[Decision]:
-        """Refuse all waiting work."""
-        return self.drop(lambda _: True, error)
-
     def follow_up(self, now_s: float) -> list[Decision]:
         """Grant what has come to wait for something else since, and tell who was displaced.
 
@@ -259,15 +201,6 @@ class Scheduler(Readings):
         """
         displaced, self.displaced = self.displaced, []
         return displaced + self._dispatch((), now_s) if self._ties.stirred else displaced
-
-    def _step_out(self, ticket: Ticket) -> None:
-        self._lanes.find(ticket.spec.needs, ticket.spec.model).lines.remove(ticket)
-        self._left(ticket)
-
-    def _left(self, ticket: Ticket) -> None:
-        self._queue.leave(ticket)
-        if ticket.spec.group:
-            self._ties.waits_no_more(ticket)
 
     def _settle(self, now_s: float, *, removed: bool) -> list[Decision]:
         if self.paused or not self._queue.count:
@@ -300,19 +233,4 @@ class Scheduler(Readings):
                 self._ties.stirred.discard(freed.worker.worker_id)
             if not self._ties.stirred:
                 break
-        return decisions
-
-    def _refuse_hopeless(self, lanes: Collection[Lane], *, removed: bool) -> list[Decision]:
-        decisions: list[Decision] = []
-        for lane in lanes:
-            hopeless = [line for key, line in lane.lines.items() if not self._prospects.has_hope(lane, key)]
-            for line in hopeless:
-                for ticket in list(line):
-                    lane.lines.remove(ticket)
-                    self._left(ticket)
-                    # Whoever was right to ask is told that the last worker has left, not that the question is wrong.
-                    if removed and ticket.spec.worker is None:
-                        decisions.append(Refused(ticket, NoRoutableWorker(self._lanes.by_status(lane))))
-                    else:
-                        decisions.append(Refused(ticket, self._prospects.in_vain(lane, ticket.spec)))
         return decisions
