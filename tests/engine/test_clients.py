@@ -1,6 +1,8 @@
 """Clients that people have, unmodified, against the router: OpenAI's library and SGLang's own benchmark."""
 
 import json
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from engine.fleet import EngineFleet
 
 CLIENT_S = 120.0
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "engine.md"
 OPENAI = """
 import base64, json, sys
 from openai import NotFoundError, OpenAI, APIStatusError
@@ -47,10 +50,20 @@ def run(*command: str | Path, folder: Path) -> str:
         text=True,
         timeout=CLIENT_S,
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_commands_of_the_page_run(fleet: EngineFleet, tmp_path: Path) -> None:
+    (tmp_path / ".engine").symlink_to(fleet.models.parent)
+    image, refit = re.findall(r"^\$ (curl .*?[^\\])$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for command in (image, refit):
+        told = run("sh", "-c", command.replace("localhost:30080", fleet.url.removeprefix("http://")), folder=tmp_path)
+    assert (tmp_path / "fox.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+    assert json.loads(told)["success"] is True
+    assert fleet.refit("tiny-sd3-medium", "first").status_code == 200
 
 
 def test_openais_python_client_makes_images(fleet: EngineFleet, tmp_path: Path) -> None:
