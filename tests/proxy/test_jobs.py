@@ -9,6 +9,7 @@ from proxy.world import Ledger, Saver
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.affinity import Pinned
 from sglang_diffusion_routing.core.limits import SchedulerLimits
+from sglang_diffusion_routing.core.policies import DEFAULT_POLICY
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
@@ -37,7 +38,7 @@ class Scene:
     """One worker, and jobs that hold leases on it."""
 
     def __init__(self) -> None:
-        self.fleet = Ledger(SchedulerLimits(max_concurrency=0))
+        self.fleet = Ledger(SchedulerLimits(max_concurrency=0), DEFAULT_POLICY)
         self.fleet.apply(ev.WorkerRegistered(URL))
         incarnation = self.worker.incarnation
         self.fleet.apply(ev.ProbeSucceeded(WORKER, incarnation))
