@@ -16,8 +16,7 @@ import pytest
 from rich.console import Console
 
 from sglang_diffusion_routing.app.progress import clock, shown, table
-from sglang_diffusion_routing.launchers.keeper import SlotView
-from sglang_diffusion_routing.launchers.slots import Phase
+from sglang_diffusion_routing.launchers.slots import Phase, SlotView
 from support.launching import SIMULATED, launcher_file, marked
 from support.router import SOURCES
 

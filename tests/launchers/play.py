@@ -8,9 +8,8 @@ from typing import Any
 
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.launchers.base import Ended, Fact, LaunchFailed
-from sglang_diffusion_routing.launchers.keeper import Patience, SlotView
 from sglang_diffusion_routing.launchers.roster import Answer
-from sglang_diffusion_routing.launchers.slots import Phase, RestartLimits
+from sglang_diffusion_routing.launchers.slots import Patience, Phase, RestartLimits, SlotView
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from support.virtual_time import VirtualLoop
 

@@ -7,8 +7,7 @@ import pytest
 from launchers.play import LOADS_S, Stage, on_stage
 from sglang_diffusion_routing.errors import TooManyWorkers
 from sglang_diffusion_routing.launchers.base import LaunchFailed
-from sglang_diffusion_routing.launchers.keeper import Order
-from sglang_diffusion_routing.launchers.slots import Phase
+from sglang_diffusion_routing.launchers.slots import Order, Phase
 
 pytestmark = pytest.mark.core
 

@@ -1,4 +1,4 @@
-"""Tests of the phases of a slot and of the rule for restarts."""
+"""Tests of the rules of a slot."""
 
 import itertools
 

@@ -14,8 +14,8 @@ from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.replies import errors, wire
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import Conflict, InvalidField, InvalidWorkerUrl, UnknownWorker
-from sglang_diffusion_routing.launchers import keeper
-from sglang_diffusion_routing.launchers.keeper import Order
+from sglang_diffusion_routing.launchers import slots as launched_slots
+from sglang_diffusion_routing.launchers.slots import Order
 from sglang_diffusion_routing.schemas import LaunchedView, OrderSlot, SlotList, SlotOrdered, SlotView
 
 router = APIRouter(tags=["launcher"], dependencies=[Depends(each_once)])
@@ -42,7 +42,7 @@ async def list_slots(plane: Plane) -> Response:
     return wire(SlotList(slots=[_shown(view) for view in views]))
 
 
-def _shown(view: keeper.SlotView) -> SlotView:
+def _shown(view: launched_slots.SlotView) -> SlotView:
     return SlotView(
         slot=view.slot,
         phase=view.phase,

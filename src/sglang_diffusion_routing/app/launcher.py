@@ -18,11 +18,10 @@ from sglang_diffusion_routing.errors import BadSetting, Conflict, UnknownWorker
 from sglang_diffusion_routing.launchers import config
 from sglang_diffusion_routing.launchers.base import Backend
 from sglang_diffusion_routing.launchers.external import ExternalBackend
-from sglang_diffusion_routing.launchers.keeper import Patience
 from sglang_diffusion_routing.launchers.local import LocalBackend, default_log_dir
 from sglang_diffusion_routing.launchers.ray import RayBackend
 from sglang_diffusion_routing.launchers.roster import Answer
-from sglang_diffusion_routing.launchers.slots import RestartLimits
+from sglang_diffusion_routing.launchers.slots import Patience, RestartLimits
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.settings import Settings

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sglang_diffusion_routing.launchers.keeper import SlotView
-from sglang_diffusion_routing.launchers.slots import Phase
+from sglang_diffusion_routing.launchers.slots import Phase, SlotView
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.tasks import spawn
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any, TypeVar
 
 import structlog
@@ -13,7 +11,7 @@ import structlog
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.launchers.base import Backend, Ended, Fact, Launched, LaunchFailed
 from sglang_diffusion_routing.launchers.roster import Answer, Roster
-from sglang_diffusion_routing.launchers.slots import Phase, RestartLimits, Row, Trigger, after
+from sglang_diffusion_routing.launchers.slots import Order, Patience, Phase, Row, SlotView, Trigger, after
 from sglang_diffusion_routing.tasks import spawn
 
 T = TypeVar("T")
@@ -25,44 +23,6 @@ LOOK_S = 0.5
 
 
 _RUNNING = frozenset({Phase.STARTING, Phase.LOADING, Phase.READY})
-
-
-class Order(Enum):
-    """What an operator wants of a slot."""
-
-    STOP = "stop"
-    START = "start"
-    RESTART = "restart"
-
-
-@dataclass(frozen=True, slots=True)
-class SlotView:
-    """A slot as people see it.
-
-    url: of the worker that runs, or ran last. restarts: starts after the first. reason: why it is where it is, empty
-    while all is well. since_s: instant, on the loop's clock, at which its phase began. tail: the last lines of its log,
-    where they say something.
-    """
-
-    slot: int
-    phase: Phase
-    url: str | None
-    pid: int | None
-    restarts: int
-    log: str | None
-    reason: str
-    since_s: float
-    facts: Mapping[str, Fact]
-    tail: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long is waited, for a worker that loads (`wait_s`) and for one that is asked to end (`stop_s`)."""
-
-    wait_s: float
-    stop_s: float
-    restarts: RestartLimits
 
 
 class Keeper:

@@ -1,10 +1,13 @@
-"""What becomes of a worker's place: its phases as a table, and when a worker that died is started again."""
+"""The rules of a slot, a worker's place: its phases as a table, orders, and when what died is started again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from types import MappingProxyType
+
+from sglang_diffusion_routing.launchers.base import Fact
 
 
 class Phase(StrEnum):
@@ -134,3 +137,41 @@ class Row:
     def forgive(self) -> None:
         """Begin a new row: an operator wants it started."""
         self.deaths = 0
+
+
+class Order(Enum):
+    """What an operator wants of a slot."""
+
+    STOP = "stop"
+    START = "start"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """A slot as people see it.
+
+    url: of the worker that runs, or ran last. restarts: starts after the first. reason: why it is where it is, empty
+    while all is well. since_s: instant, on the loop's clock, at which its phase began. tail: the last lines of its log,
+    where they say something.
+    """
+
+    slot: int
+    phase: Phase
+    url: str | None
+    pid: int | None
+    restarts: int
+    log: str | None
+    reason: str
+    since_s: float
+    facts: Mapping[str, Fact]
+    tail: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited, for a worker that loads (`wait_s`) and for one that is asked to end (`stop_s`)."""
+
+    wait_s: float
+    stop_s: float
+    restarts: RestartLimits

@@ -10,9 +10,9 @@ import structlog
 
 from sglang_diffusion_routing.errors import Conflict, WorkersNotReady
 from sglang_diffusion_routing.launchers.base import Backend, Ended, Launched
-from sglang_diffusion_routing.launchers.keeper import Keeper, Order, Patience, SlotView
+from sglang_diffusion_routing.launchers.keeper import Keeper
 from sglang_diffusion_routing.launchers.roster import Roster
-from sglang_diffusion_routing.launchers.slots import GIVEN_UP, Phase
+from sglang_diffusion_routing.launchers.slots import GIVEN_UP, Order, Patience, Phase, SlotView
 from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
