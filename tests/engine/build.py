@@ -1,7 +1,7 @@
 """Make the environment in which a real SGLang-Diffusion worker runs: `python build.py [--device cpu|cuda]`.
 
 It needs nothing but Python and pip. The environment (2.6 GB for a CPU) lies outside the checkout, in
-`$XDG_CACHE_HOME/sglang-d-router/engine` or where SGLANG_D_ROUTER_ENGINE_HOME says, under a name that holds a digest of
+`$XDG_CACHE_HOME/sglang-d-router/engine` or where SGLD_ENGINE_HOME says, under a name that holds a digest of
 everything it is made from; `.engine` in the checkout points to it:
 
     .engine/sglang           runs `sglang` as this device wants it
@@ -52,7 +52,7 @@ class BuildFailed(Exception):
 
 def home() -> Path:
     """Give the folder of all environments."""
-    if own := os.environ.get("SGLANG_D_ROUTER_ENGINE_HOME"):
+    if own := os.environ.get("SGLD_ENGINE_HOME"):
         return Path(own)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "sglang-d-router" / "engine"

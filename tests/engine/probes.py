@@ -10,6 +10,7 @@ import httpx2
 from support.deadlines import eventually
 
 JSON = "application/json"
+WORK_S = 120.0  # of one request or job, on a machine that others use too
 UNDER_WAY = {"queued", "in_progress"}
 
 
@@ -69,7 +70,10 @@ class Asker:
         reply = self._send(probe)
         if probe.patient:
             reply = eventually(
-                lambda: self._send(probe), lambda now: now.json()["status"] not in UNDER_WAY, within_s=60.0
+                lambda: self._send(probe),
+                lambda now: now.json()["status"] not in UNDER_WAY,
+                within_s=WORK_S,
+                every_s=0.1,
             )
         if probe.method == "POST" and reply.status_code == 200:
             self._learn(probe.target, reply)
@@ -91,7 +95,7 @@ class Asker:
             content=None if probe.body is None else self._filled(probe.body.decode(), _inside_json).encode(),
             files=None if probe.form is None else dict(probe.form),
             headers=headers,
-            timeout=60.0,
+            timeout=WORK_S,
         )
 
     def _filled(self, text: str, written: Callable[[str], str]) -> str:

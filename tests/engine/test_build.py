@@ -15,7 +15,7 @@ pytestmark = pytest.mark.core
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SGLANG_D_ROUTER_ENGINE_HOME", str(tmp_path))
+    monkeypatch.setenv("SGLD_ENGINE_HOME", str(tmp_path))
     return tmp_path
 
 

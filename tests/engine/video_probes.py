@@ -6,7 +6,10 @@ from typing import Any
 from engine.probes import ended, form, get, post, raw
 
 TINY: Mapping[str, Any] = {"size": "64x64", "num_frames": 5, "num_inference_steps": 2, "seed": 1}
-LONG: Mapping[str, Any] = {**TINY, "num_inference_steps": 200}  # still running when the next request has been answered
+LONG: Mapping[str, Any] = {
+    **TINY,
+    "num_inference_steps": 600,
+}  # runs on while the next requests are answered, however slowly
 
 SERVER = (
     get("models", "/v1/models"),
