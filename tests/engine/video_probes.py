@@ -6,10 +6,7 @@ from typing import Any
 from engine.probes import ended, form, get, post, raw
 
 TINY: Mapping[str, Any] = {"size": "64x64", "num_frames": 5, "num_inference_steps": 2, "seed": 1}
-LONG: Mapping[str, Any] = {
-    **TINY,
-    "num_inference_steps": 600,
-}  # runs on while the next requests are answered, however slowly
+LONG: Mapping[str, Any] = {**TINY, "num_inference_steps": 600}  # runs on until the next requests are answered
 
 SERVER = (
     get("models", "/v1/models"),
