@@ -196,7 +196,7 @@ class Model:
 
 
 def _is_loaded(module: str, name: str) -> bool:
-    """Say whether a refit reaches a tensor: SGLang fuses some of text encoders, and passes over their names in files."""
+    """Say whether a refit reaches a tensor: SGLang fuses some of text encoders and passes over their names in files."""
     return not (module.startswith("text_encoder") and name.startswith("attention."))
 
 

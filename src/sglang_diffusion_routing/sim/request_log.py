@@ -10,7 +10,7 @@ ID = b"x-request-id"
 
 
 class RequestLog:
-    """Appends `arrived PID ID` when a request with an id comes, `answering` before its reply, `answered` after all of it.
+    """Appends `arrived PID ID` for each request with an id, `answering` before its reply, `answered` after all of it.
 
     Each line is one unbuffered write, so that SIGKILL loses none; several workers may share the file.
     """
