@@ -460,7 +460,8 @@ class FleetMachine(RuleBasedStateMachine):
             sequence, target = self.targets.get(name, (0, None))
             refit = group.open
             rolls = refit is not None and refit.mode is Mode.ROLLING and not refit.admit_new
-            if group.sequence > sequence and rolls and refit is not None and group.raised_by == refit.refit_id:
+            raised = group.sequence > sequence and target != group.target
+            if raised and rolls and refit is not None and group.raised_by == refit.refit_id:
                 self.before_rolling[name] = Unversioned.BASE if target is None else target
             self.targets[name] = (group.sequence, group.target)
 

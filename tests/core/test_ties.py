@@ -493,3 +493,5 @@ class TestBounds:
 
 TestGroupPromises = GroupMachine.TestCase
 TestGroupPromises.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+# As long as it takes to find the shortest way to a failure.
+TestGroupPromises.pytestmark = pytest.mark.timeout(600)
