@@ -4,7 +4,7 @@ import pytest
 
 from sglang_diffusion_routing.client.batches import Batch, Done, Tally
 from sglang_diffusion_routing.client.errors import SamplesMissing, Unreachable
-from sglang_diffusion_routing.client.replies import Origin, Rollout
+from sglang_diffusion_routing.client.made import Origin, Rollout
 
 pytestmark = pytest.mark.core
 

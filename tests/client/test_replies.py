@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sglang_diffusion_routing.client import replies
 from sglang_diffusion_routing.client.errors import DecodeError
 from sglang_diffusion_routing.client.exchange import Answer
-from sglang_diffusion_routing.client.replies import Image, Origin
+from sglang_diffusion_routing.client.made import Image, Origin
 from sglang_diffusion_routing.sim.tensors import npy_base64, packed
 
 pytestmark = pytest.mark.core
@@ -111,10 +111,6 @@ def test_no_bytes_bring_anything_but_a_decode_error(body: bytes) -> None:
             decode(Answer(200, {}, body))
         except DecodeError:
             continue
-
-
-def test_a_reply_without_the_routers_fields_comes_from_a_worker_itself() -> None:
-    assert Origin.of(Answer(200, {"x-sglang-router-queue-ms": "?"}, b"")) == Origin("", "", 0.0)
 
 
 NATIVE = {

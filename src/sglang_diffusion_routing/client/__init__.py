@@ -22,8 +22,8 @@ from sglang_diffusion_routing.client.errors import (
     Unreachable,
 )
 from sglang_diffusion_routing.client.jobs import Jobs
+from sglang_diffusion_routing.client.made import Generation, Image, Images, Origin, Rollout, Sample, Trajectory
 from sglang_diffusion_routing.client.operations import Retry
-from sglang_diffusion_routing.client.replies import Generation, Image, Images, Origin, Rollout, Sample, Trajectory
 from sglang_diffusion_routing.client.tensors import Tensor
 from sglang_diffusion_routing.client.terms import Terms
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 from typing_extensions import Unpack
 
-from sglang_diffusion_routing.client import control, operations, replies
+from sglang_diffusion_routing.client import control, made, operations
 from sglang_diffusion_routing.client.async_jobs import AsyncJobs
 from sglang_diffusion_routing.client.async_transport import AsyncTransport
 from sglang_diffusion_routing.client.batches import Batch, Done, Tally
@@ -64,7 +64,7 @@ class AsyncClient:
 
     # Work.
 
-    async def rollout(self, prompt: str, *, seed: int, terms: Terms = NO_TERMS, **request: Any) -> replies.Rollout:
+    async def rollout(self, prompt: str, *, seed: int, terms: Terms = NO_TERMS, **request: Any) -> made.Rollout:
         """Make the samples of one prompt.
 
         Args:
@@ -98,7 +98,7 @@ class AsyncClient:
 
         async def one(index: int, body: dict[str, Any]) -> None:
             own = terms(index) if callable(terms) else terms
-            ended: replies.Rollout | ClientError
+            ended: made.Rollout | ClientError
             async with room:
                 try:
                     ended = await self._transport.run(operations.rollout(body, own, self._retry))
@@ -115,19 +115,19 @@ class AsyncClient:
 
     async def generate(
         self, prompt: str, *, seed: int | None = None, terms: Terms = NO_TERMS, **request: Any
-    ) -> replies.Generation:
+    ) -> made.Generation:
         """Make one sample by the native route of older workers; `get_latents` and `get_log_probs` ask for its path."""
         body = {"prompt": prompt, "seed": seed, **request}
         return await self._transport.run(operations.generation(body, terms, self._retry))
 
-    async def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> replies.Images:
+    async def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> made.Images:
         """Make images: size, n, seed, response_format, ... as in OpenAI's API."""
         body = {"response_format": "b64_json", "prompt": prompt, **request}
         return await self._transport.run(operations.images(body, terms, self._retry))
 
     async def edit_images(
         self, prompt: str, images: Sequence[str | Path], *, terms: Terms = NO_TERMS, **request: Any
-    ) -> replies.Images:
+    ) -> made.Images:
         """Change the images in these files."""
         form = {
             "response_format": "b64_json",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sglang_diffusion_routing.client import operations
 from sglang_diffusion_routing.client.async_transport import AsyncTransport
+from sglang_diffusion_routing.client.downloads import download
 from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Job, Retry
 from sglang_diffusion_routing.client.settings import files_of
@@ -80,6 +81,4 @@ class AsyncJobs:
     ) -> Path:
         """Fetch a job's file, going on where an earlier call stopped; `on_bytes` is told how many of how many."""
         path = operations.job_path(self._kind, job_id, "/content")
-        return await self._transport.run(
-            operations.download(path, Path(target), self._retry, on_bytes or operations.told_nobody)
-        )
+        return await self._transport.run(download(path, Path(target), self._retry, on_bytes or operations.told_nobody))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sglang_diffusion_routing.client.errors import ClientError, SamplesMissing
-from sglang_diffusion_routing.client.replies import Rollout
+from sglang_diffusion_routing.client.made import Rollout
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx2
 from typing_extensions import Unpack
 
-from sglang_diffusion_routing.client import control, operations, replies
+from sglang_diffusion_routing.client import control, made, operations
 from sglang_diffusion_routing.client.batches import Batch, Done, Tally
 from sglang_diffusion_routing.client.errors import ClientError
 from sglang_diffusion_routing.client.exchange import Send
@@ -64,7 +64,7 @@ class Client:
 
     # Work.
 
-    def rollout(self, prompt: str, *, seed: int, terms: Terms = NO_TERMS, **request: Any) -> replies.Rollout:
+    def rollout(self, prompt: str, *, seed: int, terms: Terms = NO_TERMS, **request: Any) -> made.Rollout:
         """Make the samples of one prompt.
 
         Args:
@@ -96,7 +96,7 @@ class Client:
         bodies = numbered(prompts, seed, request)
         tally = Tally(len(bodies))
         with ThreadPoolExecutor(max(1, min(concurrency, len(bodies)))) as threads:
-            running: dict[Future[replies.Rollout], int] = {}
+            running: dict[Future[made.Rollout], int] = {}
             try:
                 for index, body in enumerate(bodies):
                     own = terms(index) if callable(terms) else terms
@@ -117,19 +117,19 @@ class Client:
 
     def generate(
         self, prompt: str, *, seed: int | None = None, terms: Terms = NO_TERMS, **request: Any
-    ) -> replies.Generation:
+    ) -> made.Generation:
         """Make one sample by the native route of older workers; `get_latents` and `get_log_probs` ask for its path."""
         body = {"prompt": prompt, "seed": seed, **request}
         return self._transport.run(operations.generation(body, terms, self._retry))
 
-    def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> replies.Images:
+    def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> made.Images:
         """Make images: size, n, seed, response_format, ... as in OpenAI's API."""
         body = {"response_format": "b64_json", "prompt": prompt, **request}
         return self._transport.run(operations.images(body, terms, self._retry))
 
     def edit_images(
         self, prompt: str, images: Sequence[str | Path], *, terms: Terms = NO_TERMS, **request: Any
-    ) -> replies.Images:
+    ) -> made.Images:
         """Change the images in these files."""
         form = {
             "response_format": "b64_json",

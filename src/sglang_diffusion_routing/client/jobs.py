@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_diffusion_routing.client import operations
+from sglang_diffusion_routing.client.downloads import download
 from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Job, Retry
 from sglang_diffusion_routing.client.settings import files_of
@@ -78,6 +79,4 @@ class Jobs:
     ) -> Path:
         """Fetch a job's file, going on where an earlier call stopped; `on_bytes` is told how many of how many."""
         path = operations.job_path(self._kind, job_id, "/content")
-        return self._transport.run(
-            operations.download(path, Path(target), self._retry, on_bytes or operations.told_nobody)
-        )
+        return self._transport.run(download(path, Path(target), self._retry, on_bytes or operations.told_nobody))

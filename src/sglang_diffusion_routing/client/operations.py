@@ -6,21 +6,20 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 from sglang_diffusion_routing.client import replies
 from sglang_diffusion_routing.client.errors import (
     ClientError,
-    DecodeError,
     FanOutFailed,
     JobFailed,
     Refused,
     TookTooLong,
     Unreachable,
 )
-from sglang_diffusion_routing.client.exchange import Answer, Fetch, Operation, Rest, Send
+from sglang_diffusion_routing.client.exchange import Answer, Operation, Rest, Send
+from sglang_diffusion_routing.client.made import Generation, Images, Rollout
 from sglang_diffusion_routing.client.terms import Terms
 
 Job = Mapping[str, Any]
@@ -30,7 +29,8 @@ File = tuple[str, bytes, str]
 _ENDED_WELL = frozenset({"completed"})
 _ENDED = frozenset({"completed", "failed", "deleted", "cancelled"})
 _JOINS_LATER = "idempotency_key_in_use"
-_TURNED_AWAY = frozenset({429, 503})
+TURNED_AWAY = frozenset({429, 503})
+"""Statuses that say: come back."""
 _LONGEST_REST_S = 60.0
 
 
@@ -53,22 +53,22 @@ class Retry:
 DEFAULT_RETRY = Retry()
 
 
-def rollout(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Rollout]:
+def rollout(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Rollout]:
     """Make the samples of one prompt."""
     return replies.rollout((yield from _work("/rollout/generate", terms, retry, json_body=body)))
 
 
-def generation(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Generation]:
+def generation(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Generation]:
     """Make one sample by the native route of older workers."""
     return replies.generation((yield from _work("/v1/diffusion/generate", terms, retry, json_body=body)))
 
 
-def images(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[replies.Images]:
+def images(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Images]:
     """Make images."""
     return replies.images((yield from _work("/v1/images/generations", terms, retry, json_body=body)))
 
 
-def edits(form: Mapping[str, str], files: Sequence[File], terms: Terms, retry: Retry) -> Operation[replies.Images]:
+def edits(form: Mapping[str, str], files: Sequence[File], terms: Terms, retry: Retry) -> Operation[Images]:
     """Change images."""
     parts = tuple(("image", file) for file in files)
     return replies.images((yield from _work("/v1/images/edits", terms, retry, form=form, files=parts)))
@@ -96,7 +96,7 @@ def _work(
             if answer.status < 400:
                 return answer
             refused = error = refusal(answer)
-            if refused.status not in _TURNED_AWAY and refused.code != _JOINS_LATER:
+            if refused.status not in TURNED_AWAY and refused.code != _JOINS_LATER:
                 break
             rest_s = retry.wait_s if refused.retry_after_s is None else refused.retry_after_s
         if attempt < retry.attempts:
@@ -171,7 +171,7 @@ def wait_for_job(
             job = yield from call(Send("GET", job_path(kind, job_id)))
             on_progress(job)
         except Refused as error:
-            if error.status not in _TURNED_AWAY:
+            if error.status not in TURNED_AWAY:
                 raise
         except Unreachable:
             pass
@@ -183,82 +183,6 @@ def wait_for_job(
         if timeout_s is not None and now_s() - began_s + poll_s > timeout_s:
             raise TookTooLong(f"{job_id} has not ended after {timeout_s:g} s: {status or 'no answer'}")
         yield Rest(poll_s)
-
-
-def download(path: str, target: Path, retry: Retry, on_bytes: Callable[[int, int | None], None]) -> Operation[Path]:
-    """Fetch a file, going on where a broken connection or an earlier call has stopped.
-
-    What has come so far lies beside the target, as `NAME.part`, with the entity tag it belongs to; a file that has
-    changed in between is fetched anew.
-    """
-    part, tag_file = Path(f"{target}.part"), Path(f"{target}.part.etag")
-    error: ClientError = Unreachable("never sent")
-    for attempt in range(1, retry.attempts + 1):
-        piece = _Piece(part, tag_file, on_bytes)
-        try:
-            answer = yield Fetch(Send("GET", path, headers=piece.asks()), piece.began, piece.went_on)
-        except Unreachable as unreachable:
-            error = unreachable
-        else:
-            if answer.status < 400:
-                part.replace(target)
-                tag_file.unlink(missing_ok=True)
-                return target
-            if answer.status == 416:
-                # The file is another, or shorter, than what is here.
-                part.unlink(missing_ok=True)
-                tag_file.unlink(missing_ok=True)
-            error = refusal(answer)
-            if answer.status not in {*_TURNED_AWAY, 416}:
-                break
-        finally:
-            piece.close()
-        if attempt < retry.attempts:
-            yield Rest(retry.wait_s)
-    raise error
-
-
-class _Piece:
-    """One attempt at a file: from where it goes on, and what it writes."""
-
-    def __init__(self, part: Path, tag_file: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-        self._part = part
-        self._tag_file = tag_file
-        self._on_bytes = on_bytes
-        self._from = 0
-        self._total: int | None = None
-        self._file: BinaryIO | None = None
-
-    def asks(self) -> dict[str, str]:
-        if not (self._part.exists() and self._tag_file.exists()):
-            return {}
-        self._from = self._part.stat().st_size
-        # Without the tag nobody could tell whether the rest belongs to the same file (RFC 9110 §13.1.5).
-        return {"range": f"bytes={self._from}-", "if-range": self._tag_file.read_text()} if self._from else {}
-
-    def began(self, status: int, headers: Mapping[str, str]) -> BinaryIO:
-        if status == 206:
-            start = headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
-            if start != str(self._from):
-                raise DecodeError("content-range", f"from {self._from} was asked for, {start or 'nothing'} came")
-        else:
-            self._from = 0
-        tag = headers.get("etag")
-        if tag is not None and not tag.startswith("W/"):
-            self._tag_file.write_text(tag)
-        else:
-            self._tag_file.unlink(missing_ok=True)
-        length = headers.get("content-length", "")
-        self._total = self._from + int(length) if length.isdigit() else None
-        self._file = self._part.open("ab" if status == 206 else "wb")
-        return self._file
-
-    def went_on(self, count: int) -> None:
-        self._on_bytes(self._from + count, self._total)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def health() -> Operation[dict[str, Any]]:
