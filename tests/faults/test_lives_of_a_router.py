@@ -28,7 +28,8 @@ GROUP, NAMES = "m", ("a", "b", "c")
 SENT_AGAIN = {StepKind.DISK, StepKind.SET_LORA}
 
 Content = tuple[str, ...]
-"""What a process has: its base, then its LoRA."""
+"""What a process has: its base, then its LoRA, then with which strength that is merged."""
+MERGED = "merged as in "
 
 
 @dataclass
@@ -85,7 +86,9 @@ class Life:
             case StepKind.SET_LORA:
                 self.has[name] = (base, step.version)
             case StepKind.MERGE_LORA:
-                self.has[name] = (*self.has[name], step.version)
+                # A merge takes the place of the one before it.
+                unmerged = [part for part in self.has[name] if not part.startswith(MERGED)]
+                self.has[name] = (*unmerged, f"{MERGED}{step.version}")
             case _:
                 self.has[name] = (step.version,)
         self.meant.setdefault(step.version, self.has[name])

@@ -1,6 +1,7 @@
 """Plays one schedule on a fleet of its own and says what went wrong."""
 
 import asyncio
+import contextlib
 import random
 import signal
 import traceback
@@ -223,7 +224,9 @@ class _Play:
                 worker.signal(signal.SIGCONT)
             case "die in generation":
                 worker.is_dying = True
-                await self._set_faults(worker, die_in_generation=True)
+                # It may die of a generation that is under way before it has answered this.
+                with contextlib.suppress(httpx2.TransportError):
+                    await self._set_faults(worker, die_in_generation=True)
                 await asyncio.sleep(step.for_s)
                 await worker.restart()
             case "sleep directly":
