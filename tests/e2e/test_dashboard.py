@@ -71,10 +71,15 @@ def picture(browser: Browser, name: str) -> None:
 
 def confirm(browser: Browser, text: str = "") -> None:
     """Say yes to the dialog that is open."""
-    assert browser.run("document.getElementById('ask').open")
+    until_asked(browser, asked=True)
     if text:
         browser.run(f"document.getElementById('ask-input').value = {json.dumps(text)}")
     browser.click("#ask-yes")
+
+
+def until_asked(browser: Browser, *, asked: bool) -> None:
+    """Wait until the dialog is open, or closed: a key is taken in when the page comes to it."""
+    eventually(lambda: browser.run("document.getElementById('ask').open"), lambda is_open: is_open is asked)
 
 
 def pixels(browser: Browser) -> list[int]:
@@ -133,6 +138,7 @@ def test_workers_and_the_fleet_are_steered_after_a_confirmation(
     browser.click(button + "'quarantine']")
     assert url in browser.text("#ask")
     browser.press("Escape")
+    until_asked(browser, asked=False)
     assert router.statuses()[url] == "active"
 
     browser.click(button + "'quarantine']")
@@ -174,9 +180,10 @@ def test_the_page_can_be_used_by_keyboard(browser: Browser) -> None:
     assert {"hold", "canvas", "find"} <= {*seen, browser.run("document.getElementById('hold') && 'hold'")}
     browser.run("document.querySelector('[data-fleet=sleep]').focus()")
     browser.press("Enter")
+    until_asked(browser, asked=True)
     assert browser.run("document.activeElement.id") == "ask-yes"
     browser.press("Escape")
-    assert not browser.run("document.getElementById('ask').open")
+    until_asked(browser, asked=False)
 
 
 def test_workers_are_found_by_what_is_typed(browser: Browser, workers: list[SimProcess]) -> None:

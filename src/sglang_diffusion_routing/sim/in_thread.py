@@ -144,4 +144,8 @@ class _Server(uvicorn.Server):
         for task in self.server_state.tasks:
             task.cancel()
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+        # What was accepted in the last moment is a connection only now; uvloop cannot close a loop that has one.
+        await asyncio.sleep(0)
+        self._cut()
+        await asyncio.sleep(0)
         await self.lifespan.shutdown()

@@ -228,8 +228,12 @@ byId("workers").addEventListener("click", async (event) => {
   if ((await ask(`${title} ${url}?`, text)) !== null) await send(method, `workers/${encodeURIComponent(url)}`, body);
 });
 
+let asked = Promise.resolve();
+
 /** Ask for a yes, or for a line of text; null when it is a no. */
-function ask(title, text, label, value = "", type = "text") {
+async function ask(title, text, label, value = "", type = "text") {
+  // A dialog tells that it was closed a moment later, and not of which question.
+  await asked;
   const dialog = byId("ask");
   const input = byId("ask-input");
   byId("ask-title").textContent = title;
@@ -241,11 +245,12 @@ function ask(title, text, label, value = "", type = "text") {
   dialog.returnValue = "no";
   dialog.showModal();
   (label ? input : byId("ask-yes")).focus();
-  return new Promise((resolve) => {
+  asked = new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       resolve(dialog.returnValue === "yes" ? input.value.trim() : null);
     }, { once: true });
   });
+  return asked;
 }
 
 // Enter in the field is a yes, not the first button of the form.
