@@ -1,5 +1,6 @@
 """Tests of the stream of events."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from sglang_diffusion_routing.api.stream import MAX_WATCHERS
+from sglang_diffusion_routing.api.stream import MAX_WATCHERS, SHORTEST_S, Shown
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from support.running import RunningRouter, eventually
 
@@ -103,3 +104,14 @@ async def test_the_stream_ends_with_the_router(empty: RunningRouter) -> None:
         await anext(stream)
         empty.app._fleet.watch.close()
         assert [frame["reset"] async for frame in stream] == []
+
+
+async def test_one_look_at_the_workers_serves_all_who_watch(router: RunningRouter) -> None:
+    shown = Shown(router.app._plane())
+    looks = await asyncio.gather(*(shown.look() for _ in range(5)))
+    assert all(rows is looks[0][0] for rows, _ in looks)
+
+    await asyncio.sleep(SHORTEST_S)
+    later, _ = await shown.look()
+    assert later is not looks[0][0]
+    assert later == looks[0][0]

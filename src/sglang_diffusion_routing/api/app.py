@@ -45,6 +45,7 @@ def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
         responses={"4XX": {"model": ErrorReply, "description": "The request is wrong; `code` and the facts say how."}},
     )
     app.state.plane = plane
+    app.state.shown = stream.Shown(plane)
     for part in (launched, workers, jobs, models, rl, refits, weights, status, stream, legacy, docs):
         app.include_router(part.router)
     for page in pages:

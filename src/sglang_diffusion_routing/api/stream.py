@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from sglang_diffusion_routing.api import launched
@@ -17,13 +19,19 @@ from sglang_diffusion_routing.api.replies import errors
 from sglang_diffusion_routing.api.views import view_all, view_queue
 from sglang_diffusion_routing.core.work import Result
 from sglang_diffusion_routing.errors import TooManyWatchers
+from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.runtime.watch import Bar, News, Watcher
+from sglang_diffusion_routing.schemas import WorkerView
+
+Row = Mapping[str, Any]
 
 router = APIRouter(tags=["status"], dependencies=[Depends(each_once)])
 
 MAX_WATCHERS = 32
-"""Each costs a look at every worker twice a second."""
-
+SHORTEST_S, LONGEST_S = 0.1, 10.0
+FRESH_S = 0.8 * SHORTEST_S
+"""For so long a look at the workers serves all who watch. It is less than the shortest interval: who watches alone is
+told what is so now, and a crowd costs little more than ten looks a second."""
 RUNNING_SHOWN = 16
 """Pieces of work under way that are told of each worker, the oldest; without a cap there may be thousands."""
 
@@ -46,7 +54,9 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 @router.get("/events", response_class=StreamingResponse, responses=errors(TooManyWatchers))
 async def events(
-    plane: Plane, interval_s: Annotated[float, Query(ge=0.1, le=10.0, allow_inf_nan=False)] = 0.5
+    request: Request,
+    plane: Plane,
+    interval_s: Annotated[float, Query(ge=SHORTEST_S, le=LONGEST_S, allow_inf_nan=False)] = 0.5,
 ) -> StreamingResponse:
     """Tell of the fleet for as long as the connection stands.
 
@@ -56,65 +66,97 @@ async def events(
     weights, result, status], ...], "changes": [[at, url, before, now], ...], "reset": begin anew}.
     Instants are Unix times in seconds.
     """
+    shown: Shown = request.app.state.shown
     watch = plane.fleet.watch
     if watch.count >= MAX_WATCHERS:
         raise TooManyWatchers(MAX_WATCHERS)
-    return StreamingResponse(_frames(plane, watch.join(), interval_s), headers=_HEADERS, media_type="text/event-stream")
+    return StreamingResponse(
+        _frames(plane.fleet, shown, watch.join(), interval_s), headers=_HEADERS, media_type="text/event-stream"
+    )
 
 
-async def _frames(plane: ControlPlane, watcher: Watcher, interval_s: float) -> AsyncIterator[str]:
-    watch = plane.fleet.watch
+class Shown:
+    """The workers and what they are at, looked at once for all who watch."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._looking = asyncio.Lock()
+        self._at_s = -math.inf
+        self._rows: Mapping[str, Row] = {}
+        self._running: Sequence[tuple[str, str, float]] = ()
+
+    async def look(self) -> tuple[Mapping[str, Row], Sequence[tuple[str, str, float]]]:
+        """Give a row of each worker, by URL, and worker, route and beginning of what is under way."""
+        fleet = self._plane.fleet
+        async with self._looking:
+            if fleet.now_s() - self._at_s >= FRESH_S:
+                self._at_s = fleet.now_s()
+                slots = launched.slots(self._plane)
+                views = await view_all(fleet.pool.workers.values(), fleet.scheduler, slots)
+                self._running = [
+                    (worker_id, lease.spec.route, lease.granted_s)
+                    for worker_id in fleet.pool.workers
+                    for lease in fleet.scheduler.leases_of(worker_id)[:RUNNING_SHOWN]
+                ]
+                self._rows = await asyncio.to_thread(_rows, views)
+            return self._rows, self._running
+
+
+def _rows(views: Iterable[WorkerView]) -> Mapping[str, Row]:
+    return {view.url: view.model_dump(include=_SHOWN) for view in views}
+
+
+async def _frames(fleet: Fleet, shown: Shown, watcher: Watcher, interval_s: float) -> AsyncIterator[str]:
+    watch = fleet.watch
     try:
-        sight = _Sight(plane)
+        sight = _Sight(fleet, shown)
         news = watch.past()
         watcher.take()
         ended = False
         while not ended:
-            yield f"event: frame\ndata: {json.dumps(await sight.frame(news), separators=(',', ':'))}\n\n"
+            yield await asyncio.to_thread(_written, await sight.frame(news))
             ended = await watch.closed_within(interval_s)
             news = watcher.take()
             if watcher.lost:
                 # It fell behind: it is told everything anew.
                 watcher.lost = False
-                sight, news = _Sight(plane), watch.past()
+                sight, news = _Sight(fleet, shown), watch.past()
     finally:
         watch.leave(watcher)
+
+
+def _written(frame: Mapping[str, Any]) -> str:
+    return f"event: frame\ndata: {json.dumps(frame, separators=(',', ':'))}\n\n"
 
 
 class _Sight:
     """What one watcher has been shown."""
 
-    def __init__(self, plane: ControlPlane) -> None:
-        self._plane = plane
-        self._rows: dict[str, Mapping[str, Any]] = {}
+    def __init__(self, fleet: Fleet, shown: Shown) -> None:
+        self._fleet = fleet
+        self._shown = shown
+        self._rows: Mapping[str, Row] = {}
         self._is_first = True
         # The loop's clock has no date.
-        self._unix_s = time.time() - plane.fleet.now_s()
+        self._unix_s = time.time() - fleet.now_s()
 
     async def frame(self, news: list[News]) -> dict[str, Any]:
         """Give what has changed since the last frame."""
-        fleet = self._plane.fleet
-        views = await view_all(fleet.pool.workers.values(), fleet.scheduler, launched.slots(self._plane))
-        rows: dict[str, Mapping[str, Any]] = {view.url: view.model_dump(include=_SHOWN) for view in views}
-        changed = [row for url, row in rows.items() if self._rows.get(url) != row]
-        removed = [url for url in self._rows if url not in rows]
+        fleet, before = self._fleet, self._rows
+        rows, running = await self._shown.look()
         self._rows = rows
         now_s = fleet.now_s()
         is_first, self._is_first = self._is_first, False
         return {
             "now": self._date(now_s),
             "reset": is_first,
-            "workers": changed,
-            "removed": removed,
+            "workers": [row for url, row in rows.items() if before.get(url) != row],
+            "removed": [url for url in before if url not in rows],
             "queue": view_queue(fleet.scheduler, now_s).model_dump(),
             "paused": fleet.scheduler.paused,
             "finished": fleet.ended[Result.OK],
             "targets": {name: group.target for name, group in fleet.pool.ledger.groups.items()},
-            "running": [
-                [worker_id, lease.spec.route, self._date(lease.granted_s)]
-                for worker_id in fleet.pool.workers
-                for lease in fleet.scheduler.leases_of(worker_id)[:RUNNING_SHOWN]
-            ],
+            "running": [[worker_id, route, self._date(began_s)] for worker_id, route, began_s in running],
             **self._told(news),
         }
 
