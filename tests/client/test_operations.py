@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -126,26 +127,39 @@ def test_a_fan_out_that_not_all_have_done_is_an_error_unless_asked() -> None:
     assert told == reply
 
 
-def test_a_job_with_files_is_a_form() -> None:
-    body = {"prompt": "a", "seconds": 4}
-    create = operations.create_job(
-        "videos", body, [("input_reference", ("f.png", b"x", "image/png"))], NO_TERMS, Retry()
+def test_a_job_with_files_is_a_form(tmp_path: Path) -> None:
+    (tmp_path / "f.png").write_bytes(b"x")
+    files = {"input_reference": tmp_path / "f.png"}
+    job, steps = play(
+        operations.create_job("videos", "a", {"seconds": 4}, files, NO_TERMS, Retry()), said(200, {"id": "v"})
     )
-    job, steps = play(create, said(200, {"id": "v"}))
 
     assert job == {"id": "v"}
     send = steps[0]
     assert isinstance(send, Send)
     assert (send.path, send.form, send.json) == ("/v1/videos", {"prompt": "a", "seconds": "4"}, None)
-    assert send.files == (("input_reference", ("f.png", b"x", "image/png")),)
+    assert send.files == (("input_reference", ("f.png", b"x", "application/octet-stream")),)
 
 
-def test_an_edit_sends_its_images_along() -> None:
-    edit = operations.edits({"prompt": "red"}, [("a.png", b"a", "t"), ("b.png", b"b", "t")], NO_TERMS, Retry())
-    _, steps = play(edit, said(200, {"data": []}))
+def test_an_edit_sends_its_images_along(tmp_path: Path) -> None:
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    for picture in pictures:
+        picture.write_bytes(picture.stem.encode())
+    _, steps = play(operations.edits("red", pictures, {"n": 2}, NO_TERMS, Retry()), said(200, {"data": []}))
 
-    assert isinstance(steps[0], Send)
-    assert steps[0].files == (("image", ("a.png", b"a", "t")), ("image", ("b.png", b"b", "t")))
+    send = steps[0]
+    assert isinstance(send, Send)
+    assert send.form == {"response_format": "b64_json", "prompt": "red", "n": "2"}
+    assert send.files == (
+        ("image", ("a.png", b"a", "application/octet-stream")),
+        ("image", ("b.png", b"b", "application/octet-stream")),
+    )
+
+
+def test_a_file_is_sent_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "fox.png").write_bytes(b"png")
+
+    assert operations.file_of(tmp_path / "fox.png") == ("fox.png", b"png", "application/octet-stream")
 
 
 class Clock:

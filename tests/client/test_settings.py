@@ -1,13 +1,11 @@
 """Tests of how a client reaches its router."""
 
-from pathlib import Path
-
 import httpx2
 import pytest
 
 from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Retry
-from sglang_diffusion_routing.client.settings import Access, answer_of, files_of, numbered
+from sglang_diffusion_routing.client.settings import Access, answer_of, numbered
 
 pytestmark = pytest.mark.core
 
@@ -57,12 +55,6 @@ def test_no_two_samples_of_a_batch_have_the_same_seed() -> None:
 def test_a_rollout_without_a_seed_is_found_before_it_is_sent() -> None:
     with pytest.raises(ValueError, match="rollout 1 has no seed"):
         numbered([{"prompt": "a", "seed": 1}, "b"], None, {})
-
-
-def test_a_file_is_sent_under_its_own_name(tmp_path: Path) -> None:
-    (tmp_path / "fox.png").write_bytes(b"png")
-
-    assert files_of([tmp_path / "fox.png"]) == [("fox.png", b"png", "application/octet-stream")]
 
 
 def test_at_least_one_attempt_is_made() -> None:

@@ -23,7 +23,6 @@ from sglang_diffusion_routing.client.settings import (
     Access,
     Options,
     RolloutRequest,
-    files_of,
     numbered,
 )
 from sglang_diffusion_routing.client.terms import NO_TERMS, Terms
@@ -117,24 +116,17 @@ class AsyncClient:
         self, prompt: str, *, seed: int | None = None, terms: Terms = NO_TERMS, **request: Any
     ) -> made.Generation:
         """Make one sample by the native route of older workers; `get_latents` and `get_log_probs` ask for its path."""
-        body = {"prompt": prompt, "seed": seed, **request}
-        return await self._transport.run(operations.generation(body, terms, self._retry))
+        return await self._transport.run(operations.generation(prompt, seed, request, terms, self._retry))
 
     async def images(self, prompt: str, *, terms: Terms = NO_TERMS, **request: Any) -> made.Images:
         """Make images: size, n, seed, response_format, ... as in OpenAI's API."""
-        body = {"response_format": "b64_json", "prompt": prompt, **request}
-        return await self._transport.run(operations.images(body, terms, self._retry))
+        return await self._transport.run(operations.images(prompt, request, terms, self._retry))
 
     async def edit_images(
         self, prompt: str, images: Sequence[str | Path], *, terms: Terms = NO_TERMS, **request: Any
     ) -> made.Images:
         """Change the images in these files."""
-        form = {
-            "response_format": "b64_json",
-            "prompt": prompt,
-            **{name: str(value) for name, value in request.items()},
-        }
-        return await self._transport.run(operations.edits(form, files_of(images), terms, self._retry))
+        return await self._transport.run(operations.edits(prompt, images, request, terms, self._retry))
 
     # The fleet.
 

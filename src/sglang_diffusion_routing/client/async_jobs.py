@@ -12,7 +12,6 @@ from sglang_diffusion_routing.client.async_transport import AsyncTransport
 from sglang_diffusion_routing.client.downloads import download
 from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Job, Retry
-from sglang_diffusion_routing.client.settings import files_of
 from sglang_diffusion_routing.client.terms import NO_TERMS, Terms
 
 
@@ -37,9 +36,7 @@ class AsyncJobs:
         Args:
             files: to send along, by the name of their field, such as `input_reference`.
         """
-        named = [(name, files_of([path])[0]) for name, path in (files or {}).items()]
-        body = {"prompt": prompt, **request}
-        return await self._transport.run(operations.create_job(self._kind, body, named, terms, self._retry))
+        return await self._transport.run(operations.create_job(self._kind, prompt, request, files, terms, self._retry))
 
     async def retrieve(self, job_id: str) -> Job:
         """Give what the worker says of a job."""

@@ -94,12 +94,13 @@ class SamplesMissing(ClientError):
 
 
 def _failures(reply: Mapping[str, Any]) -> str:
-    rows = [row for row in reply.get("results", ()) if not _succeeded(row)]
+    rows = [row for row in reply.get("results", ()) if not succeeded(row)]
     told = [f"{row.get('worker_url')} answered {row.get('status_code')}: {row.get('body')}" for row in rows]
     told += [f"{row.get('worker_url')} was skipped: {row.get('reason')}" for row in reply.get("skipped", ())]
     return "; ".join(told)
 
 
-def _succeeded(row: Mapping[str, Any]) -> bool:
+def succeeded(row: Mapping[str, Any]) -> bool:
+    """Tell whether a worker did what all were to do: some say in a 200 that they have not."""
     body = row.get("body")
     return row.get("status_code") == 200 and not (isinstance(body, Mapping) and body.get("success") is False)

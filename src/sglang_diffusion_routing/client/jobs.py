@@ -11,7 +11,6 @@ from sglang_diffusion_routing.client import operations
 from sglang_diffusion_routing.client.downloads import download
 from sglang_diffusion_routing.client.exchange import Send
 from sglang_diffusion_routing.client.operations import Job, Retry
-from sglang_diffusion_routing.client.settings import files_of
 from sglang_diffusion_routing.client.terms import NO_TERMS, Terms
 from sglang_diffusion_routing.client.transport import Transport
 
@@ -37,9 +36,7 @@ class Jobs:
         Args:
             files: to send along, by the name of their field, such as `input_reference`.
         """
-        named = [(name, files_of([path])[0]) for name, path in (files or {}).items()]
-        body = {"prompt": prompt, **request}
-        return self._transport.run(operations.create_job(self._kind, body, named, terms, self._retry))
+        return self._transport.run(operations.create_job(self._kind, prompt, request, files, terms, self._retry))
 
     def retrieve(self, job_id: str) -> Job:
         """Give what the worker says of a job."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ Job = Mapping[str, Any]
 File = tuple[str, bytes, str]
 """Name, bytes and media type of a file that is sent along."""
 
+_AS_BYTES = {"response_format": "b64_json"}
 _ENDED_WELL = frozenset({"completed"})
 _ENDED = frozenset({"completed", "failed", "deleted", "cancelled"})
 _JOINS_LATER = "idempotency_key_in_use"
@@ -58,19 +60,26 @@ def rollout(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Ro
     return replies.rollout((yield from _work("/rollout/generate", terms, retry, json_body=body)))
 
 
-def generation(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Generation]:
+def generation(
+    prompt: str, seed: int | None, request: Mapping[str, Any], terms: Terms, retry: Retry
+) -> Operation[Generation]:
     """Make one sample by the native route of older workers."""
+    body = {"prompt": prompt, "seed": seed, **request}
     return replies.generation((yield from _work("/v1/diffusion/generate", terms, retry, json_body=body)))
 
 
-def images(body: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Images]:
-    """Make images."""
+def images(prompt: str, request: Mapping[str, Any], terms: Terms, retry: Retry) -> Operation[Images]:
+    """Make images, whose bytes come along unless the request asks for something else."""
+    body = {**_AS_BYTES, "prompt": prompt, **request}
     return replies.images((yield from _work("/v1/images/generations", terms, retry, json_body=body)))
 
 
-def edits(form: Mapping[str, str], files: Sequence[File], terms: Terms, retry: Retry) -> Operation[Images]:
-    """Change images."""
-    parts = tuple(("image", file) for file in files)
+def edits(
+    prompt: str, pictures: Iterable[str | Path], request: Mapping[str, Any], terms: Terms, retry: Retry
+) -> Operation[Images]:
+    """Change images that are in files."""
+    form = {**_AS_BYTES, "prompt": prompt, **{name: str(value) for name, value in request.items()}}
+    parts = tuple(("image", file_of(path)) for path in pictures)
     return replies.images((yield from _work("/v1/images/edits", terms, retry, form=form, files=parts)))
 
 
@@ -102,6 +111,11 @@ def _work(
         if attempt < retry.attempts:
             yield Rest(min(rest_s, _LONGEST_REST_S))
     raise error
+
+
+def file_of(path: str | Path) -> File:
+    """Read a file that is to be sent along."""
+    return Path(path).name, Path(path).read_bytes(), "application/octet-stream"
 
 
 def call(send: Send) -> Operation[dict[str, Any]]:
@@ -137,12 +151,19 @@ def job_path(kind: str, job_id: str, tail: str = "") -> str:
 
 
 def create_job(
-    kind: str, body: Mapping[str, Any], files: Sequence[tuple[str, File]], terms: Terms, retry: Retry
+    kind: str,
+    prompt: str,
+    request: Mapping[str, Any],
+    files: Mapping[str, str | Path] | None,
+    terms: Terms,
+    retry: Retry,
 ) -> Operation[Job]:
-    """Begin a job; with files, as a form."""
+    """Begin a job; with files, by the name of their field, as a form."""
+    body = {"prompt": prompt, **request}
     if files:
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in body.items()}
-        answer = yield from _work(f"/v1/{kind}", terms, retry, form=form, files=tuple(files))
+        parts = tuple((name, file_of(path)) for name, path in files.items())
+        answer = yield from _work(f"/v1/{kind}", terms, retry, form=form, files=parts)
     else:
         answer = yield from _work(f"/v1/{kind}", terms, retry, json_body=body)
     return replies.json_object(answer)

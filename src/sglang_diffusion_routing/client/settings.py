@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypedDict
 
 import httpx2
 
 from sglang_diffusion_routing.client.exchange import Answer, Send
-from sglang_diffusion_routing.client.operations import DEFAULT_RETRY, File, Retry
+from sglang_diffusion_routing.client.operations import DEFAULT_RETRY, Retry
 
 DEFAULT_URL = "http://localhost:30080"
 CONCURRENCY = 256
@@ -101,8 +100,3 @@ def numbered(requests: Sequence[RolloutRequest], seed: int | None, common: Mappi
             raise ValueError(f"rollout {index} has no seed")
         bodies.append(body)
     return bodies
-
-
-def files_of(paths: Sequence[str | Path]) -> list[File]:
-    """Read files that are to be sent along."""
-    return [(Path(path).name, Path(path).read_bytes(), "application/octet-stream") for path in paths]

@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_diffusion_routing.cli.remote.screen import Screen
 from sglang_diffusion_routing.client import Client
+from sglang_diffusion_routing.client.errors import succeeded
 
 FAILED = 1
 
@@ -78,8 +79,8 @@ def _show(reply: dict[str, Any], done: str, screen: Screen) -> int:
 
 
 def _outcome(row: dict[str, Any], done: str) -> str:
+    if succeeded(row):
+        return done
     body = row["body"]
     said = body if isinstance(body, dict) else {}
-    if row["status_code"] == 200 and said.get("success") is not False:
-        return done
     return f"{row['status_code']}: {said.get('message') or said.get('error') or body}"

@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 
 from sglang_diffusion_routing.client import Client, Retry
+from sglang_diffusion_routing.client.settings import DEFAULT_URL
 
 URL = "SGLANG_D_ROUTER_URL"
 API_KEY = "SGLANG_D_ROUTER_API_KEY"
 ADMIN_KEY = "SGLANG_D_ROUTER_ADMIN_KEY"
-DEFAULT_URL = "http://localhost:30080"
 
 
 def add_common(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
