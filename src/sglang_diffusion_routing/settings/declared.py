@@ -55,7 +55,7 @@ def declared() -> tuple[Setting, ...]:
 def _describe(field: str, info: FieldInfo) -> Setting:
     extra = info.json_schema_extra
     if not isinstance(extra, dict) or info.description is None:
-        raise TypeError(f"{field} is not declared with _setting()")
+        raise TypeError(f"{field} is not declared with setting()")
     return Setting(
         field=field,
         name=field.removesuffix("_s"),

@@ -4,18 +4,18 @@ A field's name ends in its unit (`_s` seconds, `_bytes`); the flag, the environm
 name without `_s`. Times and sizes may be written with a unit: `15m`, `256MiB`.
 """
 
-import re
-from enum import StrEnum
-from typing import Any
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic.config import JsonDict
-
-from sglang_diffusion_routing.core.address import AllowList
-from sglang_diffusion_routing.core.discovery import parse_source
-from sglang_diffusion_routing.core.shares import parse_weights
-from sglang_diffusion_routing.core.worker_url import WorkerUrl
-from sglang_diffusion_routing.errors import InvalidField, InvalidWorkerUrl
+from sglang_diffusion_routing.settings import rules
+from sglang_diffusion_routing.settings.choices import (
+    STATE_AUTO,
+    TENANT_FIELD,
+    LogFormat,
+    LogLevel,
+    OnDisconnect,
+    RoutingAlgorithm,
+    setting,
+)
 from sglang_diffusion_routing.settings.units import (
     Bytes,
     Count,
@@ -31,151 +31,66 @@ from sglang_diffusion_routing.settings.units import (
 
 KIB, MIB = 2**10, 2**20
 
-TENANT_FIELD = "x-sglang-router-tenant"
-_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
-_NO_TENANT = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "idempotency-key",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "traceparent",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-request-id",
-    }
-)
-"""Fields that say nothing of the client: of a connection (RFC 9110 §7.6.1), of one request, or of the router."""
-
-
-class RoutingAlgorithm(StrEnum):
-    """What is next of the work that waits, and which of several workers gets it (docs/scheduling.md)."""
-
-    LEAST_WORK = "least-work"
-    LONGEST_FIRST = "longest-first"
-    LEAST_REQUEST = "least-request"
-    ROUND_ROBIN = "round-robin"
-    RANDOM = "random"
-    POWER_OF_TWO = "power-of-two"
-    CONSISTENT_HASH = "consistent-hash"
-
-
-class LogLevel(StrEnum):
-    """The least urgent events that are written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
-
-
-class LogFormat(StrEnum):
-    """Who reads the log."""
-
-    PEOPLE = "people"
-    JSON = "json"
-
-
-STATE_AUTO = "auto"
-"""The word for a state file whose place follows from host and port."""
-
-
-TIMEOUT = "timeout"
-"""The word for what is late, among the failures after which another worker is tried."""
-
-
-class OnDisconnect(StrEnum):
-    """What becomes of work whose client has left."""
-
-    DISCARD = "discard"
-    CANCEL = "cancel"
-
-
-def _setting(
-    group: str,
-    default: object,
-    meaning: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    min_length: int | None = None,
-    word: str = "WORD",
-) -> Any:
-    """Declare a setting; `word` is what each item of a list is, or text that may be off."""
-    extra: JsonDict = {"group": group, "word": word}
-    return Field(default, description=meaning, json_schema_extra=extra, ge=ge, gt=gt, le=le, min_length=min_length)
-
 
 class Settings(BaseModel):
     """Everything that can be set, checked and frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    host: str = _setting("Listening", "0.0.0.0", "address to listen on", min_length=1)
-    port: Count = _setting("Listening", 30080, "port to listen on; 0 takes any free one", ge=0, le=65535)
-    max_client_connections: Count = _setting("Listening", 16384, "client connections open at the same time", ge=1)
-    max_tunnels: Count = _setting("Listening", 1024, "WebSocket tunnels open at the same time", ge=0)
-    trusted_peers: Networks = _setting(
+    host: str = setting("Listening", "0.0.0.0", "address to listen on", min_length=1)
+    port: Count = setting("Listening", 30080, "port to listen on; 0 takes any free one", ge=0, le=65535)
+    max_client_connections: Count = setting("Listening", 16384, "client connections open at the same time", ge=1)
+    max_tunnels: Count = setting("Listening", 1024, "WebSocket tunnels open at the same time", ge=0)
+    trusted_peers: Networks = setting(
         "Listening", (), "networks of the proxies whose X-Forwarded-* headers are kept", word="NETWORK"
     )
 
-    worker_urls: Words = _setting("Workers", (), "workers to register at the start", word="URL")
-    launcher_config: OptionalText = _setting(
+    worker_urls: Words = setting("Workers", (), "workers to register at the start", word="URL")
+    launcher_config: OptionalText = setting(
         "Workers", None, "YAML file that says which workers to start (docs/launchers.md)", word="FILE"
     )
-    min_ready: OptionalCount = _setting(
+    min_ready: OptionalCount = setting(
         "Workers", None, "started workers that must serve before the router says that it listens; off for all", ge=0
     )
-    allow_worker: Words = _setting(
+    allow_worker: Words = setting(
         "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
     )
-    discover: Words = _setting(
+    discover: Words = setting(
         "Workers",
         (),
         "lists of workers to follow: dns://NAME:PORT, where each address is a worker, and file:PATH",
         word="SOURCE",
     )
-    discover_interval_s: Seconds = _setting("Workers", 5.0, "between two readings of such a list", gt=0)
-    max_connections: Count = _setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
-    idle_reuse_s: Seconds = _setting(
+    discover_interval_s: Seconds = setting("Workers", 5.0, "between two readings of such a list", gt=0)
+    max_connections: Count = setting("Workers", 0, "connections to one worker at the same time; 0 for no limit", ge=0)
+    idle_reuse_s: Seconds = setting(
         "Workers",
         4.0,
         "reuse a connection to a worker that idled no longer than this; workers close theirs after 5 s",
         ge=0,
     )
 
-    routing_algorithm: RoutingAlgorithm = _setting(
+    routing_algorithm: RoutingAlgorithm = setting(
         "Routing", RoutingAlgorithm.LEAST_WORK, "what waits next, and which of several workers gets it"
     )
-    max_concurrency_per_worker: Count = _setting(
+    max_concurrency_per_worker: Count = setting(
         "Routing",
         2,
         "pieces of work that a worker holds at the same time; the rest waits in the router; 0 for no limit",
         ge=0,
     )
-    ramp: Switch = _setting(
+    ramp: Switch = setting(
         "Routing", default=True, meaning="give a worker that is new, or back, more work only as it does that well"
     )
-    retries: Count = _setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
-    retry_on: CountsAndWords = _setting(
+    retries: Count = setting("Routing", 1, "other workers to try after a failure that is safe to repeat", ge=0, le=8)
+    retry_on: CountsAndWords = setting(
         "Routing",
         (),
         "also try another worker after short replies with these statuses, of 500, 502, 503 and 504, and, once, after "
         "the timeout; the first worker may have done the work, or be at it",
         word="STATUS",
     )
-    retry_budget_percent: Count = _setting(
+    retry_budget_percent: Count = setting(
         "Routing",
         20,
         "of all requests at work or waiting, how many may be on another worker because of --retry-on, but always 10; "
@@ -183,145 +98,95 @@ class Settings(BaseModel):
         ge=0,
         le=100,
     )
-    hedge: Switch = _setting(
+    hedge: Switch = setting(
         "Routing",
         default=False,
         meaning="have late work that names a seed done by an idle worker as well; the first answer counts",
     )
-    replay_max_bytes: Bytes = _setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
-    replay_spool_max_bytes: Bytes = _setting(
+    replay_max_bytes: Bytes = setting("Routing", MIB, "keep request bodies up to this size for another try", ge=0)
+    replay_spool_max_bytes: Bytes = setting(
         "Routing", 0, "keep larger ones up to this size on disk for another try; 0 keeps none", ge=0
     )
-    replay_spool_total_bytes: Bytes = _setting("Routing", 16 * 1024 * MIB, "request bodies on disk, together", ge=0)
-    replay_spool_dir: str = _setting(
+    replay_spool_total_bytes: Bytes = setting("Routing", 16 * 1024 * MIB, "request bodies on disk, together", ge=0)
+    replay_spool_dir: str = setting(
         "Routing", "", "folder for request bodies on disk; empty for the system's own for temporary files"
     )
-    seed: OptionalCount = _setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
-    on_disconnect: OnDisconnect = _setting(
+    seed: OptionalCount = setting("Routing", None, "seed of the policies that draw lots; none for a fresh one")
+    on_disconnect: OnDisconnect = setting(
         "Routing",
         OnDisconnect.DISCARD,
         "when a client leaves: await its reply and discard it (workers work on), or cancel (for engines that do stop)",
     )
-    queue_max_requests: Count = _setting("Routing", 16384, "requests that wait for a worker; more get 429", ge=0)
-    queue_max_bytes: Bytes = _setting("Routing", 256 * MIB, "heads and bodies of waiting requests, together", ge=0)
-    tenant_field: str = _setting(
+    queue_max_requests: Count = setting("Routing", 16384, "requests that wait for a worker; more get 429", ge=0)
+    queue_max_bytes: Bytes = setting("Routing", 256 * MIB, "heads and bodies of waiting requests, together", ge=0)
+    tenant_field: str = setting(
         "Routing", TENANT_FIELD, "field of a request that names the tenant whose share of the workers it uses"
     )
-    tenant_weights: Words = _setting(
+    tenant_weights: Words = setting(
         "Routing", (), "weights of tenants that have others than 1: shares of work and queue", word="NAME=WEIGHT"
     )
 
-    timeout_s: OptionalSeconds = _setting(
+    timeout_s: OptionalSeconds = setting(
         "Time limits", None, "from a request's arrival at a worker to its reply's head", gt=0
     )
-    queue_timeout_s: OptionalSeconds = _setting("Time limits", None, "wait for a worker", gt=0)
-    connect_timeout_s: Seconds = _setting("Time limits", 5.0, "connect to a worker", gt=0)
-    client_head_timeout_s: Seconds = _setting(
+    queue_timeout_s: OptionalSeconds = setting("Time limits", None, "wait for a worker", gt=0)
+    connect_timeout_s: Seconds = setting("Time limits", 5.0, "connect to a worker", gt=0)
+    client_head_timeout_s: Seconds = setting(
         "Time limits", 10.0, "from a request's first byte to the end of its head", gt=0
     )
-    client_body_timeout_s: Seconds = _setting("Time limits", 60.0, "silence in the middle of an upload", gt=0)
-    client_idle_timeout_s: Seconds = _setting("Time limits", 75.0, "an open connection without a request", gt=0)
-    stall_timeout_s: Seconds = _setting("Time limits", 300.0, "a peer that takes none of the bytes it is sent", gt=0)
-    tunnel_idle_s: Seconds = _setting("Time limits", 600.0, "a WebSocket tunnel without a byte either way", gt=0)
-    orphan_timeout_s: Seconds = _setting(
+    client_body_timeout_s: Seconds = setting("Time limits", 60.0, "silence in the middle of an upload", gt=0)
+    client_idle_timeout_s: Seconds = setting("Time limits", 75.0, "an open connection without a request", gt=0)
+    stall_timeout_s: Seconds = setting("Time limits", 300.0, "a peer that takes none of the bytes it is sent", gt=0)
+    tunnel_idle_s: Seconds = setting("Time limits", 600.0, "a WebSocket tunnel without a byte either way", gt=0)
+    orphan_timeout_s: Seconds = setting(
         "Time limits", 3600.0, "a worker stays charged with work whose client has left", gt=0
     )
-    drain_timeout_s: Seconds = _setting(
+    drain_timeout_s: Seconds = setting(
         "Time limits", 1800.0, "a worker ends its work before a refit, sleep or removal", gt=0
     )
-    refit_part_timeout_s: Seconds = _setting(
+    refit_part_timeout_s: Seconds = setting(
         "Time limits", 600.0, "silence between two requests of a refit that comes in several", gt=0
     )
-    weights_wait_s: Seconds = _setting(
+    weights_wait_s: Seconds = setting(
         "Time limits", 600.0, "wait for a worker whose weights are as new as a request demands", gt=0
     )
-    fan_out_timeout_s: Seconds = _setting("Time limits", 1800.0, "one worker's answer to a call that goes to all", gt=0)
-    shutdown_grace_s: Seconds = _setting("Time limits", 30.0, "requests in flight after SIGTERM", ge=0)
+    fan_out_timeout_s: Seconds = setting("Time limits", 1800.0, "one worker's answer to a call that goes to all", gt=0)
+    shutdown_grace_s: Seconds = setting("Time limits", 30.0, "requests in flight after SIGTERM", ge=0)
 
-    health_check_interval_s: Seconds = _setting("Health", 10.0, "between two probes of a worker", gt=0)
-    health_check_failure_threshold: Count = _setting(
+    health_check_interval_s: Seconds = setting("Health", 10.0, "between two probes of a worker", gt=0)
+    health_check_failure_threshold: Count = setting(
         "Health", 3, "failed probes in a row until a worker is quarantined", ge=1
     )
-    probe_timeout_s: Seconds = _setting("Health", 5.0, "wait for the answer to a probe", gt=0)
-    busy_grace_s: Seconds = _setting("Health", 900.0, "probes of a worker at work may time out for this long", ge=0)
+    probe_timeout_s: Seconds = setting("Health", 5.0, "wait for the answer to a probe", gt=0)
+    busy_grace_s: Seconds = setting("Health", 900.0, "probes of a worker at work may time out for this long", ge=0)
 
-    max_head_bytes: Bytes = _setting("Sizes", 64 * KIB, "a request's or reply's head", ge=KIB, le=16 * MIB)
-    max_uri_bytes: Bytes = _setting("Sizes", 16 * KIB, "a request's target", ge=256, le=16 * MIB)
-    fan_out_reply_max_bytes: Bytes = _setting("Sizes", MIB, "one worker's answer to a call that goes to all", ge=KIB)
-    job_cap: Count = _setting("Sizes", 100_000, "jobs whose owner is remembered; the oldest give way", ge=1)
-    job_ttl_s: Seconds = _setting("Sizes", 86_400.0, "how long the owner of a job is remembered", gt=0)
+    max_head_bytes: Bytes = setting("Sizes", 64 * KIB, "a request's or reply's head", ge=KIB, le=16 * MIB)
+    max_uri_bytes: Bytes = setting("Sizes", 16 * KIB, "a request's target", ge=256, le=16 * MIB)
+    fan_out_reply_max_bytes: Bytes = setting("Sizes", MIB, "one worker's answer to a call that goes to all", ge=KIB)
+    job_cap: Count = setting("Sizes", 100_000, "jobs whose owner is remembered; the oldest give way", ge=1)
+    job_ttl_s: Seconds = setting("Sizes", 86_400.0, "how long the owner of a job is remembered", gt=0)
 
-    state: OptionalText = _setting(
+    state: OptionalText = setting(
         "State",
         STATE_AUTO,
         "where workers, weights, refits and jobs outlive the router; auto: a file of this host and port",
         word="FILE",
     )
-    resume: Switch = _setting("State", default=False, meaning="restore the state also after an orderly end")
-    resync: Switch = _setting(
+    resume: Switch = setting("State", default=False, meaning="restore the state also after an orderly end")
+    resync: Switch = setting(
         "State", default=True, meaning="bring a worker that missed a refit, or was restarted, to its group's weights"
     )
 
-    log_level: LogLevel = _setting("Log", LogLevel.INFO, "least urgent events that are written")
-    log_format: LogFormat = _setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
-    verbose: Switch = _setting("Log", default=False, meaning="the same as the log level debug")
+    log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")
+    log_format: LogFormat = setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
+    verbose: Switch = setting("Log", default=False, meaning="the same as the log level debug")
 
-    @field_validator("worker_urls")
-    @classmethod
-    def _canonical_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        """Bring worker URLs to the form that identifies a worker; each once, in the order given."""
-        try:
-            return tuple(dict.fromkeys(str(WorkerUrl.parse(url)) for url in urls))
-        except InvalidWorkerUrl as error:
-            raise ValueError(error.message) from None
-
-    @field_validator("allow_worker")
-    @classmethod
-    def _known_entries(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse what is neither a host name, an address nor a network."""
-        try:
-            AllowList.parse(entries)
-        except InvalidField as error:
-            raise ValueError(error.message) from None
-        return entries
-
-    @field_validator("discover")
-    @classmethod
-    def _known_sources(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
-        """Bring sources to one form, each once, and refuse what is none."""
-        try:
-            return tuple(dict.fromkeys(str(parse_source(source)) for source in sources))
-        except InvalidField as error:
-            raise ValueError(error.message) from None
-
-    @field_validator("tenant_field")
-    @classmethod
-    def _readable_field(cls, name: str) -> str:
-        """Refuse what is no name of a field, and fields that say nothing of the client or never reach the router."""
-        lower = name.lower()
-        reserved = lower.startswith("x-sglang-router-") and lower != TENANT_FIELD
-        if not _FIELD_NAME.fullmatch(lower) or reserved or lower in _NO_TENANT:
-            raise ValueError(f"must name a field of a request that tells clients apart, not {name!r}")
-        return lower
-
-    @field_validator("tenant_weights")
-    @classmethod
-    def _readable_weights(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse weights that cannot be read."""
-        try:
-            parse_weights(entries)
-        except InvalidField as error:
-            raise ValueError(error.message) from None
-        return entries
-
-    @field_validator("retry_on")
-    @classmethod
-    def _retriable(cls, failures: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        """Refuse what is no failure of a worker."""
-        unknown = [failure for failure in failures if failure not in {500, 502, 503, 504, TIMEOUT}]
-        if unknown:
-            raise ValueError(f"must hold none but 500, 502, 503, 504 and {TIMEOUT}, not {unknown[0]}")
-        return failures
+    _worker_urls = field_validator("worker_urls")(rules.worker_urls)
+    _allow_worker = field_validator("allow_worker")(rules.allow_worker)
+    _discover = field_validator("discover")(rules.discover)
+    _tenant_field = field_validator("tenant_field")(rules.tenant_field)
+    _tenant_weights = field_validator("tenant_weights")(rules.tenant_weights)
+    _retry_on = field_validator("retry_on")(rules.retry_on)
 
     @property
     def effective_log_level(self) -> LogLevel:

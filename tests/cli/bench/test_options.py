@@ -15,7 +15,7 @@ from sglang_diffusion_routing.cli.bench.options import (
 from sglang_diffusion_routing.cli.bench.requests import Shape, Task
 from sglang_diffusion_routing.cli.bench.scenarios import SCENARIOS
 from sglang_diffusion_routing.errors import BadSetting
-from sglang_diffusion_routing.settings.model import RoutingAlgorithm
+from sglang_diffusion_routing.settings import RoutingAlgorithm
 
 pytestmark = pytest.mark.core
 

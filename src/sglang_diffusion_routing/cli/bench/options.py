@@ -16,7 +16,7 @@ from sglang_diffusion_routing.cli.bench.scenarios import SCENARIOS, Scenario
 from sglang_diffusion_routing.cli.parser import Parser, between, made
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.launchers import config
-from sglang_diffusion_routing.settings.model import RoutingAlgorithm
+from sglang_diffusion_routing.settings import RoutingAlgorithm
 
 BY_HAND = "by-hand"
 """The contestant without a router: the client spreads requests over the workers in turn."""

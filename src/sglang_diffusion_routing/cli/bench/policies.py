@@ -14,7 +14,7 @@ from sglang_diffusion_routing.cli.bench.playing import Run, Stage
 from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.cli.bench.scenarios import Scenario
 from sglang_diffusion_routing.cli.processes import ending
-from sglang_diffusion_routing.settings.model import RoutingAlgorithm
+from sglang_diffusion_routing.settings import RoutingAlgorithm
 
 COMPARED_WITH = RoutingAlgorithm.LEAST_REQUEST.value
 """What the others are compared with, run by run: it is what routers usually do."""
