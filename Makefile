@@ -11,27 +11,36 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE_STAMP := $(VENV)/.installed-site
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 DEVICE ?= cpu
 
-.PHONY: help demo test engine test-engine lint format docs check bench lock clean
+.PHONY: help demo test engine test-engine lint format docs site check bench lock clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The dependency files decide when the environment is stale; the code itself is installed by reference.
 # Debian splits ensurepip off: there the environment is made without pip, and the machine's own pip fills it.
-$(STAMP): pyproject.toml requirements/dev.txt
-	@python="$(PYTHON)"; \
+define install
+	python="$(PYTHON)"; \
 	test -n "$$python" || { echo "Python 3.11 or newer is needed; PYTHON=/path/to/python names one"; exit 1; }; \
 	test -x $(BIN)/python || "$$python" -m venv $(VENV) >/dev/null 2>&1 || "$$python" -m venv --clear --without-pip $(VENV); \
 	pip="$(BIN)/python -m pip"; \
 	$$pip --version >/dev/null 2>&1 || pip="$$python -m pip --python $(BIN)/python"; \
 	echo "installing into $(VENV)"; \
-	$$pip install --quiet --disable-pip-version-check --no-input --constraint requirements/dev.txt --editable '.[dev]'
+	$$pip install --quiet --disable-pip-version-check --no-input --constraint requirements/dev.txt --editable '.[$(1)]'
+endef
+
+# The dependency files decide when the environment is stale; the code itself is installed by reference.
+$(STAMP): pyproject.toml requirements/dev.txt
+	@$(call install,dev)
 	@touch $(STAMP)
+
+$(SITE_STAMP): $(STAMP)
+	@$(call install,site)
+	@touch $(SITE_STAMP)
 
 demo: $(STAMP) ## a whole reinforcement-learning loop on simulated workers, in under a minute
 	@$(BIN)/sglang-d-router demo $(DEMO_ARGS)
@@ -61,9 +70,13 @@ format: $(STAMP) ## bring the code into the common form
 docs: $(STAMP) ## regenerate the tables in docs/
 	@$(BIN)/python tools/make_docs.py
 
+site: $(SITE_STAMP) ## the documentation as pages for a browser, in build/site; every link is checked
+	@$(BIN)/sphinx-build -q -E -n -W --keep-going -b html -d build/site-trees docs build/site
+	@$(BIN)/python tools/check_site.py build/site
+
 check: lint test ## everything that must pass before a commit
 
-bench: $(STAMP) ## compare with other routers in one run; bench/README.md says what it needs
+bench: $(STAMP) ## compare with other routers in one run; docs/bench-proxies.md says what it needs
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)
 
 lock: ## pin requirements/dev.txt to the newest versions that pyproject.toml allows

@@ -22,7 +22,7 @@ REGION = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->
 def settings_tables() -> Iterator[str]:
     """Give a table for each group of settings."""
     for group, members in itertools.groupby(declared(), key=lambda setting: setting.group):
-        yield f"### {group}\n"
+        yield f"## {group}\n"
         yield "| Flag | Value | Default | Meaning |\n|---|---|---|---|"
         yield from (_setting(setting) for setting in members)
         yield ""

@@ -1,0 +1,54 @@
+"""How Sphinx makes the site from these pages (`make site`)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+import sglang_diffusion_routing
+
+HERE = Path(__file__).parent
+
+project = "sglang-diffusion-routing"
+project_copyright = "sglang-diffusion-routing contributors, MIT licence"
+release = sglang_diffusion_routing.__version__
+
+extensions = ["myst_parser"]
+exclude_patterns = ["drawings", "_site"]
+# Anchors are those that GitHub makes, so the same link works here and there.
+myst_heading_anchors = 4
+
+html_theme = "furo"
+html_title = "sglang-d-router"
+html_static_path = ["_site"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_theme_options = {"top_of_page_buttons": []}
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+
+class DrawingsInThePage(SphinxPostTransform):
+    """Put drawings into the page itself: they follow its colours, and their words can be found and copied."""
+
+    default_priority = 5
+    formats: ClassVar[tuple[str, ...]] = ("html",)
+
+    def run(self, **_kwargs: object) -> None:
+        """Replace each image of a drawing by the drawing."""
+        for image in list(self.document.findall(nodes.image)):
+            if not image["uri"].startswith("drawings/"):
+                continue
+            drawing = (HERE / image["uri"]).read_text(encoding="utf-8")
+            figure = nodes.raw("", f'<figure class="drawing">{drawing}</figure>', format="html")
+            alone = isinstance(image.parent, nodes.paragraph) and len(image.parent) == 1
+            (image.parent if alone else image).replace_self(figure)
+
+
+def setup(app: Sphinx) -> None:
+    """Take part in the build."""
+    app.add_post_transform(DrawingsInThePage)
