@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_diffusion_routing.core.address import AllowList, ipv4_of_any_spelling, is_host_name, refused_address
+from sglang_diffusion_routing.core.address import (
+    AllowedPlace,
+    AllowList,
+    ipv4_of_any_spelling,
+    is_host_name,
+    refused_address,
+)
 from sglang_diffusion_routing.errors import InvalidField
 
 pytestmark = pytest.mark.core
@@ -112,15 +118,20 @@ def test_ipv4_is_read_as_inet_aton_reads_it(text: str, address: str | None) -> N
 def test_an_empty_allow_list_allows_everything() -> None:
     nothing = AllowList.parse([])
     assert not nothing
-    assert nothing.allows_host("anything")
-    assert nothing.allows_address("8.8.8.8")
+    assert nothing.allows_host("anything", 1)
+    assert nothing.allows_address("8.8.8.8", 65_535)
 
 
 def test_an_allow_list_holds_names_addresses_and_networks() -> None:
     allowed = AllowList.parse(["GPU-1.example", "10.0.0.0/8", "192.168.1.7", "2001:db8::/32", "[fd00::1]"])
     assert allowed == AllowList(
-        frozenset({"gpu-1.example"}),
-        tuple(ipaddress.ip_network(n) for n in ("10.0.0.0/8", "192.168.1.7/32", "2001:db8::/32", "fd00::1/128")),
+        (
+            AllowedPlace("gpu-1.example"),
+            *(
+                AllowedPlace(ipaddress.ip_network(n))
+                for n in ("10.0.0.0/8", "192.168.1.7/32", "2001:db8::/32", "fd00::1/128")
+            ),
+        )
     )
     hosts = [
         "gpu-1.example",
@@ -132,25 +143,61 @@ def test_an_allow_list_holds_names_addresses_and_networks() -> None:
         "fd00::1",
         "fd00::2",
     ]
-    assert [host for host in hosts if allowed.allows_host(host)] == [
+    assert [host for host in hosts if allowed.allows_host(host, 1)] == [
         "gpu-1.example",
         "10.9.9.9",
         "192.168.1.7",
         "2001:db8::9",
         "fd00::1",
     ]
-    assert [ip for ip in ("10.1.2.3", "11.1.2.3", "2001:db8::1%eth0") if allowed.allows_address(ip)] == [
+    assert [ip for ip in ("10.1.2.3", "11.1.2.3", "2001:db8::1%eth0") if allowed.allows_address(ip, 65_535)] == [
         "10.1.2.3",
         "2001:db8::1%eth0",
     ]
 
 
-@pytest.mark.parametrize("entry", ["", "http://a", "10.0.0.1/8", "10.0.0.0/33", "a b", "*"])
+@pytest.mark.parametrize(
+    ("entry", "host", "ports"),
+    [
+        ("10.0.0.0/8:30000-30100", "10.1.1.1", range(30_000, 30_101)),
+        ("10.1.1.1:8000", "10.1.1.1", range(8000, 8001)),
+        ("GPU-1:1-65535", "gpu-1", range(1, 65_536)),
+        ("gpu-1", "gpu-1", range(1, 65_536)),
+        ("[fd00::]/8:30000", "fd00::7", range(30_000, 30_001)),
+        ("[fd00::/8]:30000", "fd00::7", range(30_000, 30_001)),
+        ("[fd00::7]:30000-30001", "fd00::7", range(30_000, 30_002)),
+        ("[fd00::]/8", "fd00::7", range(1, 65_536)),
+        ("fd00::7:1", "fd00::7:1", range(1, 65_536)),
+    ],
+)
+def test_an_entry_may_name_the_ports(entry: str, host: str, ports: range) -> None:
+    allowed = AllowList.parse([entry])
+    asked = {1, 2, 7999, 8000, 8001, 29_999, 30_000, 30_001, 30_002, 30_100, 30_101, 65_535}
+    assert {port for port in asked if allowed.allows_host(host, port)} == asked & set(ports)
+    assert not allowed.allows_host("10.0.0.1.example", ports[0])
+
+
+def test_ports_of_one_entry_are_not_those_of_another() -> None:
+    allowed = AllowList.parse(["10.0.0.0/8:1", "10.0.0.7:2", "gpu:3"])
+    asked = [("10.0.0.7", 1), ("10.0.0.7", 2), ("10.0.0.8", 2), ("gpu", 1), ("gpu", 3)]
+    assert [allowed.allows_host(*one) for one in asked] == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "http://a", "10.0.0.1/8", "10.0.0.0/33", "a b", "*", "[fd00::1", "[fd00::1]1", ":80"]
+)
 def test_an_entry_that_is_nothing_is_named(entry: str) -> None:
     with pytest.raises(InvalidField) as caught:
         AllowList.parse(["10.0.0.0/8", entry])
     assert caught.value.facts == {"field": "allow_worker"}
-    assert caught.value.message.startswith(f"{entry!r} is neither a host name, an address nor a network")
+    assert caught.value.message.startswith(repr(entry))
+
+
+@pytest.mark.parametrize("ports", ["", "0", "65536", "2-1", "1-", "-1", "1-2-3", "+1", "\u0661", "1_0", " 1", "http"])
+@pytest.mark.parametrize("place", ["a", "10.0.0.0/8", "[fd00::]/8"])
+def test_ports_that_are_none_are_named(place: str, ports: str) -> None:
+    with pytest.raises(InvalidField, match="has ports that are neither one from 1 to 65535 nor a first and a last one"):
+        AllowList.parse([f"{place}:{ports}"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_a_bad_worker_url_is_refused() -> None:
 
 
 def test_allowed_workers_are_names_addresses_and_networks() -> None:
-    entries = ("gpu-1.cluster.local", "10.1.2.3", "10.0.0.0/8", "2001:db8::/32")
+    entries = ("gpu-1.cluster.local", "10.1.2.3:80", "10.0.0.0/8:30000-30100", "2001:db8::/32")
     assert Settings(allow_worker=entries).allow_worker == entries
 
 

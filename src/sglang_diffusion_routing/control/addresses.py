@@ -38,11 +38,11 @@ class Addresses:
             for address in addresses:
                 if (why := refused_address(address)) is not None:
                     raise InvalidWorkerUrl(str(url), f"resolves to {address}, which {why}")
-            if not (self._allowed.allows_host(url.host) or self._allows_all(addresses)):
+            if not (self._allowed.allows_host(url.host, url.port) or self._allows_all(addresses, url.port)):
                 raise InvalidWorkerUrl(str(url), "is not on the list of allowed workers")
 
-    def _allows_all(self, addresses: Collection[str]) -> bool:
-        return bool(addresses) and all(map(self._allowed.allows_address, addresses))
+    def _allows_all(self, addresses: Collection[str], port: int) -> bool:
+        return bool(addresses) and all(self._allowed.allows_address(address, port) for address in addresses)
 
     async def _resolve(self, hosts: dict[str, int]) -> dict[str, list[str]]:
         """Give the addresses of every host; none for those that do not resolve in time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -145,54 +146,101 @@ def _number(part: str) -> int | None:
     return int(digits, base)
 
 
+ANY_PORT = range(1, 65_536)
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+
+
 @dataclass(frozen=True, slots=True)
-class AllowList:
-    """The hosts that may be workers; empty allows all.
+class AllowedPlace:
+    """Where workers may be: a lower-case name, or a network (an address is one of its own), and which ports."""
 
-    hosts: lower-case names. networks: an address stands in it as itself or by its network.
-    """
-
-    hosts: frozenset[str] = frozenset()
-    networks: tuple[_Network, ...] = ()
+    place: str | _Network
+    ports: range = ANY_PORT
 
     @classmethod
-    def parse(cls, entries: Iterable[str]) -> AllowList:
-        """Read host names, addresses and networks in CIDR form.
+    def parse(cls, entry: str) -> AllowedPlace:
+        """Read a host name, an address or a network in CIDR form; `:PORT` or `:PORT-PORT` may follow.
+
+        IPv6 that ports follow stands in brackets: `[fd00::1]:30000`, `[fd00::]/8:30000-30100`.
 
         Raises:
-            InvalidField: naming the entry that is none of these.
+            ValueError: with the end of a sentence that says what is wrong.
         """
-        hosts: set[str] = set()
-        networks: list[_Network] = []
-        for entry in entries:
-            text = entry.strip().lower()
-            try:
-                networks.append(ipaddress.ip_network(text.strip("[]")))
-            except ValueError as error:
-                if "/" in text or not is_host_name(text):
-                    raise InvalidField(
-                        "allow_worker", f"{entry!r} is neither a host name, an address nor a network ({error})"
-                    ) from None
-                hosts.add(text)
-        return cls(frozenset(hosts), tuple(networks))
+        text = entry.strip().lower()
+        place, colon, ports_text = _split_ports(text)
+        ports = _ports(ports_text) if colon else ANY_PORT
+        try:
+            return cls(ipaddress.ip_network(place), ports)
+        except ValueError as error:
+            if "/" in place or not is_host_name(place):
+                raise ValueError(f"is neither a host name, an address nor a network ({error})") from None
+            return cls(place, ports)
 
-    def __bool__(self) -> bool:
-        return bool(self.hosts or self.networks)
-
-    def allows_host(self, host: str) -> bool:
-        """Tell whether the host itself is listed, whatever it resolves to; an address counts as its own host."""
-        return not self or host in self.hosts or self._holds(host)
-
-    def allows_address(self, ip_text: str) -> bool:
-        """Tell whether an address that a name resolved to is listed; for names that are not listed themselves."""
-        return not self or self._holds(ip_text.partition("%")[0])
-
-    def _holds(self, text: str) -> bool:
+    def holds(self, text: str, port: int) -> bool:
+        """Tell whether a name or an address, and a port there, are allowed by this."""
+        if port not in self.ports:
+            return False
+        if isinstance(self.place, str):
+            return text == self.place
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             return False
-        return any(address in network for network in self.networks)
+        return address in self.place
+
+
+def _split_ports(text: str) -> tuple[str, str, str]:
+    """Give the place without brackets, the colon before the ports if there is one, and the ports."""
+    if text.startswith("["):
+        inside, bracket, after = text[1:].partition("]")
+        size, colon, ports = after.partition(":")
+        if not bracket or (size and not size.startswith("/")):
+            return text, "", ""
+        return inside + size, colon, ports
+    if text.count(":") > 1:
+        return text, "", ""
+    return text.partition(":")
+
+
+def _ports(text: str) -> range:
+    written = _PORTS.fullmatch(text)
+    first, last = (int(written[1]), int(written[2] or written[1])) if written else (0, 0)
+    if not 1 <= first <= last <= 65_535:
+        raise ValueError("has ports that are neither one from 1 to 65535 nor a first and a last one (30000-30100)")
+    return range(first, last + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """The places where workers may be; empty allows all."""
+
+    places: tuple[AllowedPlace, ...] = ()
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> AllowList:
+        """Read host names, addresses and networks, each with or without ports.
+
+        Raises:
+            InvalidField: naming the entry that is none of these.
+        """
+        places: list[AllowedPlace] = []
+        for entry in entries:
+            try:
+                places.append(AllowedPlace.parse(entry))
+            except ValueError as error:
+                raise InvalidField("allow_worker", f"{entry!r} {error}") from None
+        return cls(tuple(places))
+
+    def __bool__(self) -> bool:
+        return bool(self.places)
+
+    def allows_host(self, host: str, port: int) -> bool:
+        """Tell whether the host itself is listed, whatever it resolves to; an address counts as its own host."""
+        return not self or any(place.holds(host, port) for place in self.places)
+
+    def allows_address(self, ip_text: str, port: int) -> bool:
+        """Tell whether an address that a name resolved to is listed; for names that are not listed themselves."""
+        return self.allows_host(ip_text.partition("%")[0], port)
 
 
 _LABEL_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")

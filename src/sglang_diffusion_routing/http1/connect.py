@@ -33,8 +33,10 @@ async def resolve_worker(url: WorkerUrl, allowed: AllowList) -> list[str]:
         why = refused_address(address)
         if why is not None:
             raise ConnectFailed(str(url), f"its address {address} is refused: {why}")
-        if not allowed.allows_host(url.host) and not allowed.allows_address(address):
-            raise ConnectFailed(str(url), f"its address {address} is not on the list of allowed workers")
+        if not allowed.allows_host(url.host, url.port) and not allowed.allows_address(address, url.port):
+            raise ConnectFailed(
+                str(url), f"its address {address}, port {url.port}, is not on the list of allowed workers"
+            )
     return addresses
 
 

@@ -53,7 +53,10 @@ class Settings(BaseModel):
         "Workers", None, "started workers that must serve before the router says that it listens; off for all", ge=0
     )
     allow_worker: Words = setting(
-        "Workers", (), "hosts and networks that workers must be in; empty allows all", word="HOST"
+        "Workers",
+        (),
+        "hosts and networks that workers must be in, each with :PORT or :PORT-PORT if wanted; empty allows all",
+        word="HOST",
     )
     discover: Words = setting(
         "Workers",

@@ -46,7 +46,7 @@ def worker_urls(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def allow_worker(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse what is neither a host name, an address nor a network."""
+    """Refuse what is neither a host name, an address nor a network, and ports that are none."""
     try:
         AllowList.parse(entries)
     except InvalidField as error:
