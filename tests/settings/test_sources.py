@@ -190,3 +190,7 @@ def test_any_value_is_either_taken_or_refused_by_name(field: str, value: object)
         assert isinstance(load({field: value}, {}), Settings)
     except BadSetting as error:
         assert error.message.startswith(flag)  # noqa: PT017 - both ends are right
+
+
+def test_the_variable_that_tells_clients_where_the_router_is_does_not_keep_it_from_starting() -> None:
+    assert load({}, {"SGLANG_D_ROUTER_URL": "http://router:30080"}) == Settings()

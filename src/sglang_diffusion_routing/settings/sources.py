@@ -15,6 +15,8 @@ from sglang_diffusion_routing.settings.declared import ENV_PREFIX, Setting, decl
 from sglang_diffusion_routing.settings.model import Settings
 
 CONFIG_ENV = ENV_PREFIX + "CONFIG"
+CLIENTS_ENV = frozenset({ENV_PREFIX + "URL"})
+"""What the commands against a running router read; the same shell may start one."""
 
 # A Kubernetes service called "sglang-d-router" puts these into every container of its namespace
 # (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables): none of ours.
@@ -66,7 +68,7 @@ def _from_environ(environ: Mapping[str, str], settings: Iterable[Setting]) -> di
     field_of = {setting.env: setting.field for setting in settings}
     given: dict[str, _Given] = {}
     for name, value in environ.items():
-        if not name.startswith(ENV_PREFIX) or name == CONFIG_ENV or _is_kubernetes(name, value):
+        if not name.startswith(ENV_PREFIX) or name == CONFIG_ENV or name in CLIENTS_ENV or _is_kubernetes(name, value):
             continue
         if name not in field_of:
             raise BadSetting(name, "is no setting of the router" + _suggest(name, field_of))
