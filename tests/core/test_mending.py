@@ -83,9 +83,9 @@ def restart(fleet: Fleet, name: str) -> None:
     fleet.answer(name)
 
 
-def fleet_of(*names: str, resync: bool = True) -> Fleet:
+def fleet_of(*names: str, resync: bool = True, compare: bool = True) -> Fleet:
     fleet = Fleet()
-    fleet.pool = Pool(resync=resync)
+    fleet.pool = Pool(resync=resync, compare=compare)
     for name in names:
         fleet.add(name)
     return fleet
@@ -552,6 +552,17 @@ def test_a_restarted_worker_that_differs_from_its_peers_stays_out_until_a_refit(
     assert worker.state is WorkerState.ACTIVE
     refit(fleet, "1", "a", "b")
     assert shown(worker) == ("active", "1")
+
+
+def test_where_weights_come_past_the_router_a_restarted_worker_serves_uncompared() -> None:
+    fleet = fleet_of("a", "b", compare=False)
+    say_checksums(fleet, "a")
+    restart(fleet, "b")
+    worker = fleet.worker("b")
+    assert (shown(worker), worker.state) == (("active", Unversioned.BASE), WorkerState.ACTIVE)
+    refit(fleet, "1", "a")
+    restart(fleet, "b")
+    assert (shown(worker), worker.state) == (("updating", Unversioned.UNCHECKED), WorkerState.UPDATING)
 
 
 def test_a_restarted_worker_that_could_not_be_compared_is_asked_again() -> None:

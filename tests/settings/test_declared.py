@@ -66,7 +66,14 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "retry_on",
         "tenant_weights",
     }
-    assert {s.field for s in settings if s.is_switch} == {"verbose", "resume", "resync", "ramp", "hedge"}
+    assert {s.field for s in settings if s.is_switch} == {
+        "verbose",
+        "resume",
+        "resync",
+        "compare_restarted",
+        "ramp",
+        "hedge",
+    }
 
 
 def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:

@@ -71,7 +71,12 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         rng = random.Random(settings.seed)
-        pool = Pool(_health_limits(settings), settings.drain_timeout_s, resync=settings.resync)
+        pool = Pool(
+            _health_limits(settings),
+            settings.drain_timeout_s,
+            resync=settings.resync,
+            compare=settings.compare_restarted,
+        )
         self._saver = Saver(settings.job_ttl_s)
         self._fleet = fleet = Fleet(
             pool,

@@ -24,13 +24,20 @@ class Mending(Transitions):
 
     Args:
         resync: whether a worker that missed refits is sent them again.
+        compare: whether one that was restarted is compared with its peers while no refit has come this way.
     """
 
     def __init__(
-        self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S, *, resync: bool = True
+        self,
+        limits: HealthLimits | None = None,
+        drain_limit_s: float = DRAIN_LIMIT_S,
+        *,
+        resync: bool = True,
+        compare: bool = True,
     ) -> None:
         super().__init__(limits, drain_limit_s)
         self._resync = resync
+        self._compare = compare
         # By incarnation, and by weight group.
         self._holds: dict[int, str] = {}
         self._holders: dict[str, dict[int, Worker]] = {}
@@ -190,7 +197,9 @@ class Mending(Transitions):
         self._ask(worker, order, now_s)
 
     def _comparable(self, worker: Worker) -> bool:
-        """Tell whether there is anything to compare a worker with that has what it started with."""
+        """Tell whether a worker is to be compared, and there is anything that has what it started with."""
+        if not self._compare:
+            return False
         known = self.ledger.expected(worker.weight_group or "", Unversioned.BASE) is not None
         return known or self._peer(worker) is not None
 

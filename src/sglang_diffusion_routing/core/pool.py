@@ -23,9 +23,14 @@ class Pool(News):
     """The workers, moved by events."""
 
     def __init__(
-        self, limits: HealthLimits | None = None, drain_limit_s: float = DRAIN_LIMIT_S, *, resync: bool = True
+        self,
+        limits: HealthLimits | None = None,
+        drain_limit_s: float = DRAIN_LIMIT_S,
+        *,
+        resync: bool = True,
+        compare: bool = True,
     ) -> None:
-        super().__init__(limits, drain_limit_s, resync=resync)
+        super().__init__(limits, drain_limit_s, resync=resync, compare=compare)
         self._incarnations = 0
 
     def takes(self, worker: Worker, refit_id: str | None) -> bool:

@@ -179,6 +179,12 @@ class Settings(BaseModel):
     resync: Switch = setting(
         "State", default=True, meaning="bring a worker that missed a refit, or was restarted, to its group's weights"
     )
+    compare_restarted: Switch = setting(
+        "State",
+        default=True,
+        meaning="before any refit: compare a restarted worker's weights with its peers'; off where the trainer loads "
+        "weights without the router",
+    )
 
     log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")
     log_format: LogFormat = setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
