@@ -21,6 +21,7 @@ from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.work import Holder, JobStatus, Lease, Result
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId
+from sglang_diffusion_routing.proxy.ports import Gallery
 from sglang_diffusion_routing.proxy.server import DataPlane
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.settings import Settings
@@ -114,13 +115,15 @@ class Saver:
 class World:
     """Everything of one router but its control app, which is a Unix socket that the test answers."""
 
-    def __init__(self, settings: Settings, limits: SchedulerLimits, folder: str, *, is_durable: bool) -> None:
+    def __init__(
+        self, settings: Settings, limits: SchedulerLimits, folder: str, gallery: Gallery | None, *, is_durable: bool
+    ) -> None:
         self.settings = settings
         self.fleet = Ledger(limits, settings.routing_algorithm.value)
         self.jobs = Jobs()
         self.control_path = str(Path(folder) / "control")
         self.saver = Saver(is_durable=is_durable)
-        self.plane = DataPlane(settings, self.fleet, self.jobs, self.jobs, self.saver, self.control_path)
+        self.plane = DataPlane(settings, self.fleet, self.jobs, self.jobs, self.saver, self.control_path, gallery)
         self.workers: list[FakeWorker] = []
         self.clients: list[Peer] = []
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()
@@ -240,7 +243,13 @@ class World:
 
 @asynccontextmanager
 async def world(
-    workers: int = 1, *, cap: int = 2, queue: QueueLimits | None = None, is_durable: bool = False, **settings: Any
+    workers: int = 1,
+    *,
+    cap: int = 2,
+    queue: QueueLimits | None = None,
+    is_durable: bool = False,
+    gallery: Gallery | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
     """Start a data plane and its workers; at the end nothing may be left of what went through it.
 
@@ -249,7 +258,7 @@ async def world(
     limits = SchedulerLimits(queue=queue or QueueLimits(), max_concurrency=cap)
     with tempfile.TemporaryDirectory() as folder:
         chosen = Settings(**{"host": "127.0.0.1", "port": 0} | settings)
-        world = World(chosen, limits, folder, is_durable=is_durable)
+        world = World(chosen, limits, folder, gallery, is_durable=is_durable)
         async with asynccontextmanager(world._serve)():
             for _ in range(workers):
                 await world.add_worker()

@@ -68,3 +68,25 @@ class JobProbe(Protocol):
 
     async def barrier(self, worker: Worker) -> None:
         """Return when a call through the worker's queue has come back, so that what was before it is done."""
+
+
+class ReplyCopy(Protocol):
+    """The beginning of a reply, for who shows what was made; nobody waits for it."""
+
+    def take(self, span: bytes) -> None:
+        """Take in what comes next; it may have had enough."""
+
+    def end(self, *, whole: bool) -> None:
+        """No more will come; whole: nothing is missing. To be called again does nothing."""
+
+
+class Gallery(Protocol):
+    """Shows images that were made."""
+
+    def collect(self, lease: Lease, weights: str | None, *, is_chunked: bool) -> ReplyCopy | None:
+        """Begin to look at a reply with images; None: not at this one.
+
+        Args:
+            weights: version that it was made on, None when nobody can say.
+            is_chunked: its bytes come with the frames of chunks.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from dataclasses import dataclass
+from functools import partial
 
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId
@@ -25,9 +26,10 @@ from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
-from sglang_diffusion_routing.proxy.ports import JobLocator, JobProbe, JobSaver, Leases
+from sglang_diffusion_routing.proxy.ports import Gallery, JobLocator, JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
 from sglang_diffusion_routing.proxy.shared import Shared
+from sglang_diffusion_routing.proxy.shown import ShownWork
 from sglang_diffusion_routing.proxy.work import Work
 from sglang_diffusion_routing.settings import Settings
 
@@ -41,7 +43,11 @@ _ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class DataPlane:
-    """One listener with all that stands behind it."""
+    """One listener with all that stands behind it.
+
+    Args:
+        gallery: shows images as they are made; without one no reply is looked at.
+    """
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class DataPlane:
         probe: JobProbe,
         saver: JobSaver,
         control_path: str,
+        gallery: Gallery | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._upstreams = Upstreams(
@@ -62,6 +69,7 @@ class DataPlane:
         )
         self.jobs = Jobs(leases, probe, saver)
         self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path)
+        self._work = Work if gallery is None else partial(ShownWork, gallery=gallery)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
         self._connections: set[DownstreamConnection] = set()
         self._last_left = asyncio.Event()
@@ -186,11 +194,11 @@ class DataPlane:
             if len(shared.tunnels) >= shared.settings.max_tunnels:
                 raise TooManyTunnels(len(shared.tunnels))
         if head.idempotency_key is None or head.http_10 or found.safe or found is TUNNEL:
-            return Work(shared, connection, head, found)
+            return self._work(shared, connection, head, found)
         return shared.repeats.join(connection, head) or self._first(connection, head, found)
 
     def _first(self, connection: DownstreamConnection, head: RequestHead, found: Route) -> Work:
-        work = Work(self._shared, connection, head, found)
+        work = self._work(self._shared, connection, head, found)
         self._shared.repeats.add(work)
         return work
 
