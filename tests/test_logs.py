@@ -10,6 +10,7 @@ import structlog
 
 from sglang_diffusion_routing import logs
 from sglang_diffusion_routing.logs import REDACTED
+from sglang_diffusion_routing.tasks import spawn
 
 pytestmark = pytest.mark.core
 
@@ -19,7 +20,7 @@ Written = Callable[[], str]
 @pytest.fixture
 def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
     """Read what came out on standard error, and put the logging of the process back as it was."""
-    loggers = [logging.getLogger(name) for name in (None, *logs.QUIET)]
+    loggers = [logging.getLogger(name) for name in (None, *logs.QUIET, *logs.SILENT)]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda: capsys.readouterr().err
     structlog.reset_defaults()
@@ -151,3 +152,55 @@ def test_what_is_nested_too_deep_is_not_shown() -> None:
 def test_an_exception_stays_an_exception() -> None:
     error = ValueError("x")
     assert shown(exc_info=error) == {"exc_info": error}
+
+
+HOSTILE = [
+    "a\n2026-11-21T00:00:00Z [info     ] refit_ended",
+    "a\r\nb",
+    "clear \x1b[2J\x1b[31mred",
+    "nel \x85 csi \x9b31m del \x7f",
+    "separators \u2028 and \u2029",
+    "null \x00 bell \x07 bidi \u202e",
+    "\udc80 half a pair",
+]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_no_fact_forges_a_line_or_reaches_the_terminal(stderr: Written, text: str, *, as_json: bool) -> None:
+    logs.configure(level="info", as_json=as_json)
+    structlog.get_logger("pool").info("worker_status", why=text, nested={"inner": [text]})
+    logging.getLogger("uvicorn.error").warning("said %s", text)
+    written = stderr()
+    assert len(written.splitlines()) == written.count("\n") == 2
+    assert written.replace("\n", "").isprintable()
+    if as_json:
+        assert json.loads(written.splitlines()[0])["why"] == text
+
+
+async def test_what_is_bound_is_in_every_line_of_the_block_and_of_its_own_tasks(stderr: Written) -> None:
+    logs.configure(level="info", as_json=True)
+    log = structlog.get_logger("api")
+
+    async def say(event: str) -> None:
+        log.info(event)
+
+    with logs.bound(request_id="r-1"):
+        log.info("within")
+        part = spawn(say("part"), name="part", of_request=True)
+        caused = spawn(say("caused"), name="caused")
+    log.info("after")
+    await part
+    await caused
+    assert [(line["event"], line.get("request_id")) for line in lines(stderr)] == [
+        ("within", "r-1"),
+        ("after", None),
+        ("part", "r-1"),
+        ("caused", None),
+    ]
+
+
+def test_libraries_that_lose_traces_are_not_heard(stderr: Written) -> None:
+    logs.configure(level="debug", as_json=True)
+    logging.getLogger("opentelemetry.exporter.otlp").error("Failed to export")
+    assert stderr() == ""

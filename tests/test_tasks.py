@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -191,3 +192,16 @@ async def test_leaving_the_block_cancels_what_still_runs() -> None:
     async with Tasks() as group:
         task = group.spawn(asyncio.Event().wait(), name="waiting")
     assert task.cancelled()
+
+
+async def test_a_task_knows_nothing_of_the_request_that_caused_it_unless_it_is_a_part_of_it() -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+
+    async def read() -> str:
+        return request.get()
+
+    request.set("r-1")
+    async with Tasks() as tasks:
+        part = tasks.spawn(read(), name="part", of_request=True)
+        caused = tasks.spawn(read(), name="caused")
+        assert (await part, await caused) == ("r-1", "none")

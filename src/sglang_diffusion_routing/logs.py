@@ -1,14 +1,18 @@
 """Write events and their facts to standard error, for people or as JSON, without secrets and prompts.
 
 `log.info("worker_quarantined", worker=url, failures=3)`: an event's name and facts. Libraries that use the standard
-`logging` module (uvicorn, asyncio) come out in the same form.
+`logging` module (uvicorn, asyncio) come out in the same form. What is logged while a control request is served carries
+the facts that were bound with `bound`. However hostile a fact is, one event is one line.
 """
 
+import json
 import logging
 import logging.config
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,6 +22,8 @@ _PACKAGE = __name__.removesuffix("logs")
 TEXT_MAX_CHARS = 2_000
 QUIET = ("asyncio", "httpcore2", "httpx2", "uvicorn")
 """Libraries that are heard from `warning` on: what they say of each request, the router's own events say better."""
+SILENT = ("opentelemetry", "urllib3")
+"""Libraries that are not heard at all: they say for each batch that it was lost, the router says it once."""
 
 # Facts whose values stay out of every log, by the last word of their name: "x-api-key", "prompts"; not "prompt_count".
 _SECRET_NAME = re.compile(
@@ -26,6 +32,16 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_TEXT = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\bbearer )\S+", re.IGNORECASE)
 _MAX_DEPTH = 3
+# JSON may hold them as they are, but readers take them for a line's end, terminals for an order, and UTF-8 has none of
+# the last.
+_LINE_BREAKING = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@contextmanager
+def bound(**facts: str) -> Iterator[None]:
+    """Have everything that is logged in the block, and in the tasks that are a part of it, carry these facts."""
+    with structlog.contextvars.bound_contextvars(**facts):
+        yield
 
 
 def configure(*, level: str, as_json: bool) -> None:
@@ -36,6 +52,7 @@ def configure(*, level: str, as_json: bool) -> None:
         as_json: one JSON object a line instead of text for people.
     """
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         _name_by_room,
@@ -58,7 +75,10 @@ def configure(*, level: str, as_json: bool) -> None:
             "formatters": {"line": line},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": sys.stderr, "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": level.upper()},
-            "loggers": {name: {"level": "WARNING"} for name in QUIET},
+            "loggers": {
+                **{name: {"level": "WARNING"} for name in QUIET},
+                **{name: {"level": "CRITICAL"} for name in SILENT},
+            },
         }
     )
 
@@ -69,12 +89,13 @@ def _ending(*, as_json: bool) -> list[Processor]:
         traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         return [
             structlog.processors.ExceptionRenderer(traces),
-            structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+            structlog.processors.JSONRenderer(_one_line, ensure_ascii=False, default=str),
         ]
     return [
+        _printable,
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=32
-        )
+        ),
     ]
 
 
@@ -82,6 +103,23 @@ def _name_by_room(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     """Leave out of a logger's name what all of the router's own have in common."""
     event["logger"] = event["logger"].removeprefix(_PACKAGE)
     return event
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Write what no line for people can hold, a line's end or an order to the terminal, as a backslash form."""
+    return {name: _escaped(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _one_line(event: object, **options: Any) -> str:
+    """Write JSON, with what it leaves as it is and a reader of lines may not."""
+    text = json.dumps(event, **options)
+    return _LINE_BREAKING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

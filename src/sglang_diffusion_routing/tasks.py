@@ -6,6 +6,7 @@ Here every task is held until it ends, and every exception comes out.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,9 +18,17 @@ OnError = Callable[[BaseException], None]
 
 _log = structlog.get_logger(__name__)
 _running: set[asyncio.Task[Any]] = set()
+_APART = contextvars.Context()
 
 
-def spawn(coro: Coroutine[Any, Any, T], *, name: str, on_error: OnError | None = None) -> asyncio.Task[T]:
+def _context(*, of_request: bool) -> contextvars.Context:
+    """Give what a task knows of the request that caused it, if it is a part of that, or nothing."""
+    return contextvars.copy_context() if of_request else _APART.copy()
+
+
+def spawn(
+    coro: Coroutine[Any, Any, T], *, name: str, on_error: OnError | None = None, of_request: bool = False
+) -> asyncio.Task[T]:
     """Run `coro` as a task that is held until it ends and whose exception is never lost.
 
     An exception goes to `on_error`, by default to the log with its cause; whoever awaits the task sees it as well.
@@ -28,9 +37,12 @@ def spawn(coro: Coroutine[Any, Any, T], *, name: str, on_error: OnError | None =
     Args:
         name: what the task does, for logs and `asyncio.all_tasks()`.
         on_error: called on the loop right after the task failed.
+        of_request: it is a part of what is being done here, and its log lines carry the same request's id. Others are
+            begun by a request at most, and may outlive it by days.
     """
     try:
-        task = asyncio.create_task(coro, name=name)  # noqa: TID251 - the one place that may
+        context = _context(of_request=of_request)
+        task = asyncio.create_task(coro, name=name, context=context)  # noqa: TID251 - the one place that may
     except RuntimeError:  # no running loop: close the coroutine, or Python warns that it was never awaited
         coro.close()
         raise
@@ -77,9 +89,11 @@ class Tasks:
     ) -> None:
         await self.cancel_all()
 
-    def spawn(self, coro: Coroutine[Any, Any, T], *, name: str, on_error: OnError | None = None) -> asyncio.Task[T]:
+    def spawn(
+        self, coro: Coroutine[Any, Any, T], *, name: str, on_error: OnError | None = None, of_request: bool = False
+    ) -> asyncio.Task[T]:
         """Run `coro` as `tasks.spawn` does, owned by this group."""
-        task = spawn(coro, name=name, on_error=on_error)
+        task = spawn(coro, name=name, on_error=on_error, of_request=of_request)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -88,13 +88,13 @@ class Refitter:
             with refit.outgoing.body:
                 return await self._carry_out(self.enter(choose, refit), choose, refit)
 
-        task = self._tasks.spawn(carry_out(), name="refit", on_error=_unless_told)
+        task = self._tasks.spawn(carry_out(), name="refit", on_error=_unless_told, of_request=True)
         return await asyncio.shield(task)
 
     def begin(self, record: RefitRecord, choose: Choose, refit: Refit, bracket: Bracket) -> asyncio.Task[FanOutReply]:
         """Begin a refit whose weights come through `bracket`; the task ends with it. The body is the caller's."""
         carrying = self._carry_out(record, choose, refit, bracket)
-        return self._tasks.spawn(carrying, name="refit in parts", on_error=_unless_told)
+        return self._tasks.spawn(carrying, name="refit in parts", on_error=_unless_told, of_request=True)
 
     def enter(self, choose: Choose, refit: Refit) -> RefitRecord:
         """Note that a refit was asked for."""
