@@ -94,7 +94,6 @@ def test_a_reply_whose_chunks_are_malformed_never_ends_well(
     "sent",
     [
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfirst", id="sized"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", id="sized, no byte of it"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"first"), id="chunked"),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nfirst", id="chunked, in a chunk"),
         pytest.param(
@@ -126,6 +125,20 @@ def test_a_reply_that_ends_early_never_ends_well(
             return
         assert not rest.endswith(b"0\r\n\r\n"), rest
         assert len(rest) < 100
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_reply_that_ends_before_the_first_byte_of_its_body_becomes_502(
+    how: str, worker: ScriptedWorker, client: Client
+) -> None:
+    client.send(request(b"GET", b"/x"))
+    exchange = worker.receive()
+    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+    if how == "close":
+        exchange.close()
+    else:
+        exchange.reset()
+    assert client.read_reply().status == 502
 
 
 def test_a_reset_in_a_reply_that_ends_by_closing_never_ends_well(worker: ScriptedWorker, client: Client) -> None:

@@ -449,12 +449,49 @@ class TestHeld:
         assert await under.client.read(len(expected)) == expected
         assert under.exchange.held == [b"z" * 100, b"y" * 100]
 
-    async def test_one_that_breaks_off_is_an_error(self, pair: Relay) -> None:
-        under = await under_way(pair)
+    async def test_the_head_waits_for_the_first_byte_of_a_body_whatever_its_size(self, relay: Relay) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        await eventually(lambda: under.exchange.phase is Phase.HOLDING)
+        await under.peer.send(b"x")
+        expected = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nX-Relay: 1\r\n\r\nx"
+        assert await under.client.read(len(expected)) == expected
+        assert under.exchange.held == []
+
+    @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"X-Ends: with the connection"])
+    async def test_a_head_that_promises_no_bytes_goes_at_once(self, relay: Relay, framing: bytes) -> None:
+        under = await under_way(relay)
+        await under.peer.send(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing)
+        assert b"X-Relay: 1\r\n" in await under.client.read_head()
+
+    async def test_one_that_breaks_off_has_not_begun_and_goes_to_the_next_worker(self, pair: Relay) -> None:
+        under = await under_way(pair, POST % 5 + b"hello")
+        await under.peer.send(self.HEAD % (b"1", 10) + b"xx")
+        await under.peer.close()
+        peer = await pair.workers[1].accept()
+        assert await peer.read_head() == under.head
+        assert await peer.read(5) == b"hello"
+        await peer.send(self.HEAD % (b"1", 10) + b"yyyyy", b"zzzzz")
+        expected = self.RELAYED % 10 + b"yyyyyzzzzz"
+        assert await under.client.read(len(expected)) == expected
+        assert under.exchange.held == [b"yyyyyzzzzz"]
+        assert await under.exchange.ended() == [("body",), ("died", True), ("end", True, 500)]
+
+    async def test_one_that_breaks_off_with_no_other_worker_is_an_error(self, relay: Relay) -> None:
+        under = await under_way(relay)
         await under.peer.send(self.HEAD % (b"1", 10) + b"x")
         await under.peer.close()
-        assert await error_code(under.client) == (502, "bad_upstream_reply")
-        assert await under.exchange.ended() == [("body",), ("end", False, None)]
+        assert await error_code(under.client) == (502, "upstream_died")
+        assert await under.exchange.ended() == [("body",), ("died", True), ("end", False, None)]
+
+    async def test_one_that_breaks_off_after_its_client_has_left_ends_there(self, pair: Relay) -> None:
+        under = await under_way(pair)
+        await under.peer.send(self.HEAD % (b"1", 10) + b"x")
+        await eventually(lambda: under.exchange.phase is Phase.HOLDING)
+        under.client.reset()
+        await eventually(lambda: not under.exchange.has_clients)
+        await under.peer.close()
+        assert await under.exchange.ended() == [("body",), ("orphaned",), ("end", False, None)]
 
 
 class TestKeptReply:

@@ -445,6 +445,19 @@ class TestStaleConnection:
             assert await code(client) == (502, "upstream_died")
             await two.released((0, Result.OK, 200), (0, Result.DIED, 0), (1, Result.DIED, 0))
 
+    async def test_one_that_breaks_after_a_head_is_a_death(self) -> None:
+        async with world(1) as two:
+            idle = await self.warm(two)
+            client = await two.ask(post())
+            await serve(idle, sized(b"x")[:-1])
+            await two.add_worker()
+            await idle.close()
+            elsewhere = await two.accept()
+            assert two.number(elsewhere) == 1
+            await serve(elsewhere, sized(b"y"))
+            assert (await reply(client))[2] == b"y"
+            await two.released((0, Result.OK, 200), (0, Result.DIED, 0), (1, Result.OK, 200))
+
     async def test_a_body_that_is_not_kept_cannot_be_asked_again(self) -> None:
         async with world(1, replay_max_bytes=10) as one:
             idle = await self.warm(one)
@@ -531,13 +544,26 @@ class TestWorkerLost:
         assert (status, json.loads(body)["workers"]) == (502, [str(one.workers[0].url)])
         await one.released((0, Result.DIED, 0))
 
-    async def test_while_an_error_is_read_whole_it_is_a_502(self, two: World) -> None:
+    @pytest.mark.parametrize("begun", [sized(ASLEEP, SERVER_ERROR)[:-10], sized(b"x" * 100)[:-100]])
+    async def test_while_nothing_of_its_reply_has_been_passed_on_another_does_it(
+        self, two: World, begun: bytes
+    ) -> None:
         client, peer, number = await started(two)
-        await peer.send(sized(ASLEEP, SERVER_ERROR)[:-10])
+        await peer.send(begun)
         await turns()
         two.lose(two.workers[number])
-        assert await code(client) == (502, "bad_upstream_reply")
-        await two.released((number, Result.DIED, 0))
+        await serve(await two.accept(), sized(b"y"))
+        status, _, body = await reply(client)
+        assert (status, body) == (200, b"y")
+        await two.released((number, Result.DIED, 0), (1 - number, Result.OK, 200))
+
+    async def test_between_head_and_body_with_no_other_worker_it_is_a_502(self, one: World) -> None:
+        client, peer, _ = await started(one)
+        await peer.send(sized(b"x" * 100)[:-100])
+        await turns()
+        one.lose(one.workers[0])
+        assert await code(client) == (502, "upstream_died")
+        await one.released((0, Result.DIED, 0))
 
     async def test_in_the_middle_of_a_reply_the_client_is_cut_off(self, two: World) -> None:
         client, peer, number = await started(two)

@@ -199,7 +199,7 @@ class TestJob:
         client, peer, _ = await started(one, post(b"/v1/videos"))
         await peer.send(sized(VIDEO)[:-5])
         await peer.close()
-        assert await code(client) == (502, "bad_upstream_reply")
+        assert await code(client) == (502, "upstream_died")
         await one.released((0, Result.DIED, 0))
 
 

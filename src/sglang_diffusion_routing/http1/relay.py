@@ -26,7 +26,7 @@ class Exchange(Sending):
     replay_max_bytes: up to this much of the request's body is kept, so that it can be sent again.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_rechunk", "_reply", "_reply_close", "worker_failed")
+    __slots__ = ("_held", "_held_bytes", "_hold_limit", "_rechunk", "_reply", "_reply_close", "worker_failed")
 
     def __init__(
         self, downstream: DownstreamConnection, head: RequestHead, upstreams: Upstreams, *, replay_max_bytes: int
@@ -54,6 +54,7 @@ class Exchange(Sending):
         self._reply_close = False
         self._held: list[bytes] | None = None
         self._held_bytes = 0
+        self._hold_limit = 0
         self._reply: ReplyHead | None = None
 
     def on_upgrade(self, head: ReplyHead, early: bytes) -> None:
@@ -136,19 +137,24 @@ class Exchange(Sending):
         if limit and (head.content_length if head.content_length is not None else len(span)) <= limit:
             self.phase = _HOLDING
             self._reply = head
-            self._hold(span, done, limit)
+            self._hold_limit = limit
+            self._hold(span, done)
         elif self.phase is _DISCARDING:
             self._discard(head, done)
-        else:
+        elif span or done or head.content_length is None:
             self._pass_head(head, span, done)
+        else:
+            # uvicorn writes head and body apart. Until the first byte of a body that is sure to come, a worker that dies
+            # has not begun to answer; and one system call takes both to the client.
+            self.phase = _HOLDING
+            self._reply = head
+            self._hold_limit = 0
 
     def reply_went_on(self, span: bytes, done: bool) -> None:
         if self.phase is _RELAYING:
             self._pass_body(span, done)
         elif self.phase is _HOLDING:
-            head = self._reply
-            assert head is not None
-            self._hold(span, done, self.hold_limit_bytes(head))
+            self._hold(span, done)
         elif done:
             self._end_whole(self._reply)
 
@@ -161,18 +167,19 @@ class Exchange(Sending):
             self._drop_upstream()
             self._end(whole=True, head=head)
 
-    def _hold(self, span: bytes, done: bool, limit: int) -> None:
-        head = self._reply
+    def _hold(self, span: bytes, done: bool) -> None:
+        head, held = self._reply, self._held
         assert head is not None
-        if self._held is None:
-            self._held = []
-        self._held.append(span)
         self._held_bytes += len(span)
-        if not done and self._held_bytes <= limit:
+        if not done and self._held_bytes <= self._hold_limit:
+            if held is None:
+                self._held = [span] if span else []
+            else:
+                held.append(span)
             return
-        raw = b"".join(self._held)
         self._held = None
-        fate = self.on_held(head, raw) if done else Held.SEND
+        raw = b"".join((*held, span)) if held else span
+        fate = self.on_held(head, raw) if done and self._hold_limit else Held.SEND
         if fate is Held.SWALLOW:
             return
         if fate is Held.KEEP and self.has_clients:
@@ -271,8 +278,10 @@ class Exchange(Sending):
     def upstream_lost(self, error: Exception | None) -> None:
         name = self._upstream_name
         self.upstream = None
-        if self.phase is _AWAITING and self.has_clients:
+        if (self.phase is _AWAITING or self.phase is _HOLDING) and self.has_clients:
             self.phase = _WAITING
+            self._held = None
+            self._held_bytes = 0
             self.on_died(replayable=self.replayable)
         else:
             self.worker_failed = True

@@ -68,7 +68,7 @@ class Turns(ABC):
 
     @abstractmethod
     def on_died(self, *, replayable: bool) -> None:
-        """The worker's connection broke before a reply head; the client still waits."""
+        """The worker's connection broke before any of a reply went to the client, who still waits."""
 
     def on_orphaned(self) -> None:
         """The client has left and the reply is awaited for the worker's sake."""

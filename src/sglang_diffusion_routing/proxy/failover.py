@@ -41,7 +41,7 @@ class Failover(Leased):
     def on_died(self, *, replayable: bool) -> None:
         worker = self._worker
         assert worker is not None
-        stale = self._on_reused and self._shared.leases.now_s() - self._sent_s < STALE_S
+        stale = self._on_reused and self._reply is None and self._shared.leases.now_s() - self._sent_s < STALE_S
         if stale and replayable and not self._fresh_only:
             # The worker may have closed an idle connection in the moment it was used: ask it again on a fresh one.
             self._fresh_only = True
