@@ -144,8 +144,8 @@ class Exchange(Sending):
         elif span or done or head.content_length is None:
             self._pass_head(head, span, done)
         else:
-            # uvicorn writes head and body apart. Until the first byte of a body that is sure to come, a worker that dies
-            # has not begun to answer; and one system call takes both to the client.
+            # uvicorn writes head and body apart: a worker that dies in between has not begun to answer. And one system
+            # call takes both to the client.
             self.phase = _HOLDING
             self._reply = head
             self._hold_limit = 0
