@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import api_docs
 from sglang_diffusion_routing import errors, metrics
 from sglang_diffusion_routing.core.state import TABLE, Phase
 from sglang_diffusion_routing.launchers import config as launcher
@@ -106,6 +107,9 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "metrics": metrics_table,
     "worker-states": states_table,
     "launcher": launcher_table,
+    "work-routes": api_docs.work_table,
+    "control-routes": api_docs.control_routes,
+    "shapes": api_docs.shapes,
 }
 
 

@@ -216,8 +216,8 @@ class RouterInfo(_Reply):
 class WorkerAddress(_Request):
     """A worker by its `url`, or by the older name `worker_url`."""
 
-    url: str | None = None
-    worker_url: str | None = None
+    url: str | None = Field(None, description="of the worker: scheme, host and port")
+    worker_url: str | None = Field(None, description="the same, by its older name")
 
     @model_validator(mode="after")
     def _one_url(self) -> Self:
@@ -252,8 +252,8 @@ class WorkerEntry(_Request):
 class WorkerSet(_Request):
     """Workers to register: `urls` that share labels and cap, or `workers` that have their own."""
 
-    urls: list[str] | None = None
-    workers: list[WorkerEntry] | None = None
+    urls: list[str] | None = Field(None, description="of several workers")
+    workers: list[WorkerEntry] | None = Field(None, description="several, each with its url, labels and cap")
     labels: GivenLabels = None
     max_concurrency: GivenCap = None
 
@@ -319,8 +319,8 @@ class RemoveWorkers(RemoveWorker):
 class UnregisterWorker(RemoveWorker):
     """A worker to remove, by `url` or by its older name `worker_url`, and how."""
 
-    url: str | None = None
-    worker_url: str | None = None
+    url: str | None = Field(None, description="of the worker")
+    worker_url: str | None = Field(None, description="the same, by its older name")
 
 
 class UpdateWorker(_Request):
@@ -453,7 +453,7 @@ class RefitReply(_Reply):
 class RefitQuery(_Query):
     """How many refits to show."""
 
-    limit: int = Field(20, ge=1, le=256)
+    limit: int = Field(20, ge=1, le=256, description="how many, the newest first")
 
 
 class GroupRefit(_Reply):
@@ -530,8 +530,8 @@ class ListQuery(_Query):
     """Which page of a list."""
 
     after: str | None = Field(None, min_length=1, max_length=512, description="id of the item behind which it starts")
-    limit: int = Field(20, ge=1, le=100)
-    order: Literal["asc", "desc"] = "desc"
+    limit: int = Field(20, ge=1, le=100, description="items of a page")
+    order: Literal["asc", "desc"] = Field("desc", description="desc: the newest first")
 
 
 class ObjectList(_Reply):

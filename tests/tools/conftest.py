@@ -11,8 +11,9 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture
-def load() -> Callable[[str], ModuleType]:
-    """Give a loader of scripts by name."""
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Give a loader of scripts by name; like a script that is called, each finds its neighbours."""
+    monkeypatch.syspath_prepend(TOOLS)
 
     def by_name(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")

@@ -1,5 +1,6 @@
 """Tests of the generator of the docs' tables."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -64,3 +65,24 @@ def test_a_check_writes_nothing_and_fails_when_a_page_differs(
 )
 def test_each_table_has_its_rows(docs: ModuleType, table: str, row: str) -> None:
     assert row in docs.filled(f"<!-- generated: {table} -->\n<!-- end -->").splitlines()
+
+
+def test_a_control_route_is_shown_with_its_parameters_replies_and_errors(docs: ModuleType) -> None:
+    page = docs.filled("<!-- generated: control-routes -->\n<!-- end -->")
+    section = page[page.index("### DELETE /workers/{worker_id}\n") :]
+    assert re.split(r"\n(?=##)", section)[0] == (
+        "### DELETE /workers/{worker_id}\n\n"
+        "Remove a worker: at once when idle or by force, else when its work has ended.\n\n"
+        "| Parameter | In | Type | Meaning |\n|---|---|---|---|\n"
+        "| `worker_id` | path | string, required | the worker's URL, percent-encoded once, twice or not at all |\n"
+        "| `force` | query | boolean, default `false` | at once, and with its work cancelled |\n\n"
+        "- **200**: [WorkerRemoved](#workerremoved).\n"
+        "- **202**: [WorkerRemoved](#workerremoved). It drains.\n"
+        "- Errors: 400 `invalid_field`; 404 `unknown_worker`\n"
+    )
+
+
+def test_every_shape_that_is_linked_is_shown(docs: ModuleType) -> None:
+    page = docs.filled("<!-- generated: control-routes -->\n<!-- end -->\n<!-- generated: shapes -->\n<!-- end -->")
+    linked = set(re.findall(r"\]\(#(\w+)\)", page))
+    assert linked - {heading.lower() for heading in re.findall(r"^### (\w+)$", page, re.MULTILINE)} == set()

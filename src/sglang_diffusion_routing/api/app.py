@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,8 +35,13 @@ _DESCRIPTION = (
 )
 
 
-def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
-    """Give the control API as an ASGI application, with some pages for people."""
+def document() -> dict[str, Any]:
+    """Give the OpenAPI document of the control API."""
+    return _application().openapi()
+
+
+def _application() -> FastAPI:
+    """Give the routes."""
     app = FastAPI(
         title="sglang-d-router",
         version=__version__,
@@ -45,10 +52,16 @@ def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
         redirect_slashes=False,
         responses={"4XX": {"model": ErrorReply, "description": "The request is wrong; `code` and the facts say how."}},
     )
-    app.state.plane = plane
-    app.state.shown = stream.Shown(plane)
     for part in (launched, workers, jobs, models, rl, refits, weights, status, stream, legacy, docs):
         app.include_router(part.router)
+    return app
+
+
+def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
+    """Give the control API as an ASGI application, with some pages for people."""
+    app = _application()
+    app.state.plane = plane
+    app.state.shown = stream.Shown(plane)
     for page in pages:
         app.include_router(page)
     errors.install(app)

@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from sglang_diffusion_routing.api.described import WORKER_ID
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.replies import errors, wire
@@ -61,7 +62,13 @@ _ERRORS = errors(InvalidField, UnknownWorker, Conflict)
 Options = Annotated[OrderSlot, Query()]
 
 
-@router.post("/workers/{worker_id:path}/restart", status_code=202, response_model=SlotOrdered, responses=_ERRORS)
+@router.post(
+    "/workers/{worker_id:path}/restart",
+    status_code=202,
+    response_model=SlotOrdered,
+    responses=_ERRORS,
+    openapi_extra=WORKER_ID,
+)
 async def restart_worker(request: Request, query: Options, plane: Plane) -> Response:
     """Replace a worker's process once its work has ended, or now by force; only one that this router has started.
 
@@ -70,13 +77,25 @@ async def restart_worker(request: Request, query: Options, plane: Plane) -> Resp
     return _order(request, plane, Order.RESTART, "restarting", force=query.force)
 
 
-@router.post("/workers/{worker_id:path}/stop", status_code=202, response_model=SlotOrdered, responses=_ERRORS)
+@router.post(
+    "/workers/{worker_id:path}/stop",
+    status_code=202,
+    response_model=SlotOrdered,
+    responses=_ERRORS,
+    openapi_extra=WORKER_ID,
+)
 async def stop_worker(request: Request, query: Options, plane: Plane) -> Response:
     """End a worker's process once its work has ended, or now by force; it is removed, and stays stopped."""
     return _order(request, plane, Order.STOP, "stopping", force=query.force)
 
 
-@router.post("/workers/{worker_id:path}/start", status_code=202, response_model=SlotOrdered, responses=_ERRORS)
+@router.post(
+    "/workers/{worker_id:path}/start",
+    status_code=202,
+    response_model=SlotOrdered,
+    responses=_ERRORS,
+    openapi_extra=WORKER_ID,
+)
 async def start_worker(request: Request, plane: Plane) -> Response:
     """Start a worker that was stopped, died too often, or waits to be started again; one that runs is left alone."""
     return _order(request, plane, Order.START, "starting", force=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api.bodies import parse_object
+from sglang_diffusion_routing.api.described import REFIT, TENSORS, passed_on, query
 from sglang_diffusion_routing.api.fan_out import FanOut, read_fan_out
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
@@ -38,6 +39,8 @@ _PART_ERRORS = {**_REFIT_ERRORS, **errors(NoOpenRefit)}
 
 JSON_MAX_BYTES = 1024 * 1024
 
+_VERSION = ("optional", "name of the new weights, unless the query has it")
+
 Check = Callable[[Mapping[str, object]], None]
 
 
@@ -56,31 +59,62 @@ def _needs_nothing(_body: Mapping[str, object]) -> None:
     """Any object will do."""
 
 
-@router.post("/update_weights_from_disk", response_model=FanOutReply, responses=_REFIT_ERRORS)
+@router.post(
+    "/update_weights_from_disk",
+    response_model=FanOutReply,
+    responses=_REFIT_ERRORS,
+    openapi_extra={
+        **query(*REFIT),
+        **passed_on(model_path=("required", "a path that every worker can read"), weight_version=_VERSION),
+    },
+)
 async def update_from_disk(request: Request, plane: Plane) -> Response:
     """Load a checkpoint into every worker: fence, drain, update each as soon as it has drained, open."""
     return await _with_json_body(request, plane, StepKind.DISK, _needs_model_path)
 
 
-@router.post("/v1/set_lora", response_model=FanOutReply, responses=_REFIT_ERRORS)
+@router.post(
+    "/v1/set_lora",
+    response_model=FanOutReply,
+    responses=_REFIT_ERRORS,
+    openapi_extra={
+        **query(*REFIT),
+        **passed_on(lora_nickname=("required", "name or names of the adapters"), weight_version=_VERSION),
+    },
+)
 async def set_lora(request: Request, plane: Plane) -> Response:
     """Load a LoRA into every worker, like a checkpoint."""
     return await _with_json_body(request, plane, StepKind.SET_LORA, _needs_nickname)
 
 
-@router.post("/v1/merge_lora_weights", response_model=FanOutReply, responses=_REFIT_ERRORS)
+@router.post(
+    "/v1/merge_lora_weights",
+    response_model=FanOutReply,
+    responses=_REFIT_ERRORS,
+    openapi_extra={**query(*REFIT), **passed_on(weight_version=_VERSION)},
+)
 async def merge_lora(request: Request, plane: Plane) -> Response:
     """Merge the LoRA into every worker's weights, like a checkpoint."""
     return await _with_json_body(request, plane, StepKind.MERGE_LORA, _needs_nothing)
 
 
-@router.post("/v1/unmerge_lora_weights", response_model=FanOutReply, responses=_REFIT_ERRORS)
+@router.post(
+    "/v1/unmerge_lora_weights",
+    response_model=FanOutReply,
+    responses=_REFIT_ERRORS,
+    openapi_extra={**query(*REFIT), **passed_on(weight_version=_VERSION)},
+)
 async def unmerge_lora(request: Request, plane: Plane) -> Response:
     """Take the LoRA out of every worker's weights, like a checkpoint."""
     return await _with_json_body(request, plane, StepKind.UNMERGE_LORA, _needs_nothing)
 
 
-@router.post("/update_weights_from_tensor", response_model=FanOutReply, responses=_PART_ERRORS)
+@router.post(
+    "/update_weights_from_tensor",
+    response_model=FanOutReply,
+    responses=_PART_ERRORS,
+    openapi_extra={**query(*REFIT, "refit"), **TENSORS},
+)
 async def update_from_tensor(request: Request, plane: Plane) -> Response:
     """Load tensors into every worker; the body goes to each as it came, `weight_version` only in the query.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from sglang_diffusion_routing.api.bodies import read_bytes, read_model
+from sglang_diffusion_routing.api.described import FAN_OUT, query
 from sglang_diffusion_routing.api.fan_out import read_fan_out
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.replies import errors, json_body, wire, wire_long
@@ -34,7 +35,12 @@ async def answer(reply: FanOutReply) -> Response:
     return await wire_long(reply, exclude=left_out)
 
 
-@router.post("/release_memory_occupation", response_model=FanOutReply, responses=FAN_OUT_ERRORS)
+@router.post(
+    "/release_memory_occupation",
+    response_model=FanOutReply,
+    responses=FAN_OUT_ERRORS,
+    openapi_extra=query(*FAN_OUT),
+)
 async def release_memory(request: Request, plane: Plane) -> Response:
     """Put workers to sleep, each as soon as its work has ended."""
     fan_out = read_fan_out(request, plane)
@@ -42,7 +48,12 @@ async def release_memory(request: Request, plane: Plane) -> Response:
     return await answer(await plane.memory.release(fan_out.workers, fan_out.timeout_s))
 
 
-@router.post("/resume_memory_occupation", response_model=FanOutReply, responses=FAN_OUT_ERRORS)
+@router.post(
+    "/resume_memory_occupation",
+    response_model=FanOutReply,
+    responses=FAN_OUT_ERRORS,
+    openapi_extra=query("selector"),
+)
 async def resume_memory(request: Request, plane: Plane) -> Response:
     """Wake workers; one that was quarantined while it slept serves again once it has answered."""
     fan_out = read_fan_out(request, plane)
@@ -50,7 +61,12 @@ async def resume_memory(request: Request, plane: Plane) -> Response:
     return await answer(await plane.memory.resume(fan_out.workers))
 
 
-@router.post("/get_weights_checksum", response_model=FanOutReply, responses=FAN_OUT_ERRORS)
+@router.post(
+    "/get_weights_checksum",
+    response_model=FanOutReply,
+    responses=FAN_OUT_ERRORS,
+    openapi_extra=query(*FAN_OUT),
+)
 async def weights_checksum(request: Request, plane: Plane) -> Response:
     """Ask workers for the checksums of their weights; `consistent` when all have the same."""
     fan_out = read_fan_out(request, plane)
@@ -62,7 +78,12 @@ async def weights_checksum(request: Request, plane: Plane) -> Response:
     return await answer(reply.model_copy(update={"consistent": same}))
 
 
-@router.post("/update_weights_from_tensor_checker", response_model=FanOutReply, responses=FAN_OUT_ERRORS)
+@router.post(
+    "/update_weights_from_tensor_checker",
+    response_model=FanOutReply,
+    responses=FAN_OUT_ERRORS,
+    openapi_extra=query(*FAN_OUT),
+)
 async def check_tensors(request: Request, plane: Plane) -> Response:
     """Have workers compare their weights with expected checksums."""
     return await _broadcast(request, plane, asleep_too=True)

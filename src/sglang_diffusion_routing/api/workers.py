@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from sglang_diffusion_routing.api import launched
 from sglang_diffusion_routing.api.bodies import read_model
+from sglang_diffusion_routing.api.described import WORKER_ID
 from sglang_diffusion_routing.api.plane import ControlPlane, Plane
 from sglang_diffusion_routing.api.queries import each_once
 from sglang_diffusion_routing.api.registration import named_workers, whole_set
@@ -170,7 +171,9 @@ def _ids(workers: Sequence[Worker]) -> list[str]:
     return [worker.worker_id for worker in workers]
 
 
-@router.get("/workers/{worker_id:path}", response_model=WorkerReply, responses=errors(UnknownWorker))
+@router.get(
+    "/workers/{worker_id:path}", response_model=WorkerReply, responses=errors(UnknownWorker), openapi_extra=WORKER_ID
+)
 async def get_worker(worker: NamedWorker, plane: Plane) -> Response:
     """Show one worker; the id is its percent-encoded URL."""
     return wire(WorkerReply(worker=_view(plane, worker)))
@@ -180,7 +183,7 @@ async def get_worker(worker: NamedWorker, plane: Plane) -> Response:
     "/workers/{worker_id:path}",
     response_model=WorkerChanged,
     responses=errors(InvalidField, InvalidJson, UnknownWorker, Conflict),
-    openapi_extra=json_body(UpdateWorker, required=True),
+    openapi_extra={**WORKER_ID, **json_body(UpdateWorker, required=True)},
 )
 async def update_worker(request: Request, worker: NamedWorker, plane: Plane) -> Response:
     """Quarantine, hold, cap or label a worker, or ask it again what it makes."""
@@ -193,6 +196,7 @@ async def update_worker(request: Request, worker: NamedWorker, plane: Plane) -> 
     "/workers/{worker_id:path}",
     response_model=WorkerRemoved,
     responses={**errors(InvalidField, UnknownWorker), 202: {"model": WorkerRemoved, "description": "It drains."}},
+    openapi_extra=WORKER_ID,
 )
 async def delete_worker(worker: NamedWorker, query: Annotated[RemoveWorker, Query()], plane: Plane) -> Response:
     """Remove a worker: at once when idle or by force, else when its work has ended."""
