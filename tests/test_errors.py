@@ -45,6 +45,7 @@ SAMPLES: dict[str, object] = {
     "holder": 9,
     "schema": 9,
     "newest": 1,
+    "name": "thumbnail-1",
     "refit_id": "refit-1",
     "wanted": "step-7",
     "ready": 1,

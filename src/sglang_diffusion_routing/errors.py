@@ -681,6 +681,17 @@ class TooManyWatchers(RouterError):
         super().__init__(f"{limit} watch the fleet already", retry_after_s=10, limit=limit)
 
 
+class UnknownThumbnail(RouterError):
+    """No thumbnail has this name: it has given way to newer ones, or the router was restarted."""
+
+    code = "unknown_thumbnail"
+    http_status = 404
+    source = Source.CLIENT
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no thumbnail {name!r}, or not any more", name=name)
+
+
 class IdempotencyKeyInUse(RouterError):
     """A repeat came too early or too late to join the first request."""
 

@@ -12,11 +12,12 @@ import pytest
 
 from sglang_diffusion_routing.api.stream import MAX_WATCHERS, SHORTEST_S, Shown
 from sglang_diffusion_routing.sim.in_thread import SimInThread
-from support.running import RunningRouter, eventually
+from support.running import RunningRouter, eventually, running
 
 pytestmark = pytest.mark.loopback
 
 QUICK = "/events?interval_s=0.1"
+IMAGE = {"prompt": "a secret", "size": "64x64", "response_format": "b64_json", "num_inference_steps": 2}
 
 
 @asynccontextmanager
@@ -65,7 +66,7 @@ async def test_later_frames_have_what_has_changed(router: RunningRouter, image_w
 
         sent = await router.client.post("/v1/images/generations", json={"prompt": "a", "size": "64x64"})
         assert sent.status_code == 200
-        url, route, began, ended, _, weights, result, status = (await until(stream, "bars"))["bars"][0]
+        url, route, began, ended, _, weights, result, status, _ = (await until(stream, "bars"))["bars"][0]
         assert (url, weights, result, status) == (image_worker.url, "0", "ok", 200)
         assert began <= ended
         assert isinstance(route, str)
@@ -104,6 +105,19 @@ async def test_the_stream_ends_with_the_router(empty: RunningRouter) -> None:
         await anext(stream)
         empty.app._fleet.watch.close()
         assert [frame["reset"] async for frame in stream] == []
+
+
+async def test_images_are_told_once_with_the_bar_that_they_belong_to(image_worker: SimInThread) -> None:
+    async with running(image_worker.url, thumbnails=4) as router, frames(router) as stream:
+        assert (await anext(stream))["thumbnails"] == []
+        await router.client.post("/v1/images/generations", json=IMAGE)
+        bar = (frame := await until(stream, "bars"))["bars"][0]
+        (made,) = (frame if frame["thumbnails"] else await until(stream, "thumbnails"))["thumbnails"]
+        assert made[2:] == [image_worker.url, "images_generations", "0", bar[8], 64, 64]
+        assert made[1] >= bar[2]
+        assert (await anext(stream))["thumbnails"] == []
+        async with frames(router) as other:
+            assert [one[0] for one in (await anext(other))["thumbnails"]] == [made[0]]
 
 
 async def test_one_look_at_the_workers_serves_all_who_watch(router: RunningRouter) -> None:

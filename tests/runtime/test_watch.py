@@ -23,6 +23,7 @@ async def test_work_that_ends_and_workers_that_change_are_told_in_order() -> Non
     (bar,) = [one for one in news if isinstance(one, Bar)]
     assert changes == [(None, "joining"), ("joining", "active")]
     assert (bar.worker, bar.route, bar.result, bar.status, bar.weights) == ("http://a:1", "images", "ok", 200, "0")
+    assert bar.piece == lease.lease_id
     assert bar.began_s == lease.granted_s <= bar.ended_s
     assert watcher.take() == []
 

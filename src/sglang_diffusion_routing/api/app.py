@@ -20,6 +20,7 @@ from sglang_diffusion_routing.api import (
     rl,
     status,
     stream,
+    thumbnails,
     weights,
     workers,
 )
@@ -52,7 +53,7 @@ def _application() -> FastAPI:
         redirect_slashes=False,
         responses={"4XX": {"model": ErrorReply, "description": "The request is wrong; `code` and the facts say how."}},
     )
-    for part in (launched, workers, jobs, models, rl, refits, weights, status, stream, legacy, docs):
+    for part in (launched, workers, jobs, models, rl, refits, weights, status, stream, thumbnails, legacy, docs):
         app.include_router(part.router)
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
@@ -22,6 +22,9 @@ from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.schemas import RouterInfo
 from sglang_diffusion_routing.settings import Settings
 
+if TYPE_CHECKING:
+    from sglang_diffusion_routing.runtime.gallery import Gallery
+
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
@@ -29,6 +32,7 @@ class ControlPlane:
 
     samples: reads the counters for a scrape; info: looks at the process, in a thread.
     supervisor: keeps the workers running that the router starts; None when it starts none.
+    gallery: keeps the last images, small; None when they are not to be shown.
     """
 
     settings: Settings
@@ -44,6 +48,7 @@ class ControlPlane:
     samples: Callable[[], Samples]
     info: Callable[[], RouterInfo]
     supervisor: Supervisor | None
+    gallery: Gallery | None
 
 
 def _plane(request: Request) -> ControlPlane:

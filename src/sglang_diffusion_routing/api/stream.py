@@ -19,7 +19,6 @@ from sglang_diffusion_routing.api.replies import errors
 from sglang_diffusion_routing.api.views import view_all, view_queue
 from sglang_diffusion_routing.core.work import Result
 from sglang_diffusion_routing.errors import TooManyWatchers
-from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.runtime.watch import Bar, News, Watcher
 from sglang_diffusion_routing.schemas import WorkerView
 
@@ -63,7 +62,8 @@ async def events(
     The first `frame` has every worker and what is remembered of the past, each further one what has changed since:
     {"now": Unix time, "workers": [row, ...], "removed": [url, ...], "queue": {...}, "paused", "finished": count so far,
     "targets": {group: version}, "running": [[url, route, began], ...], "bars": [[url, route, began, ended, queued_s,
-    weights, result, status], ...], "changes": [[at, url, before, now], ...], "reset": begin anew}.
+    weights, result, status, piece], ...], "thumbnails": [[name, at, url, route, weights, piece, width, height], ...],
+    "changes": [[at, url, before, now], ...], "reset": begin anew}. A thumbnail's `piece` is that of its bar.
     Instants are Unix times in seconds.
     """
     shown: Shown = request.app.state.shown
@@ -71,7 +71,7 @@ async def events(
     if watch.count >= MAX_WATCHERS:
         raise TooManyWatchers(MAX_WATCHERS)
     return StreamingResponse(
-        _frames(plane.fleet, shown, watch.join(), interval_s), headers=_HEADERS, media_type="text/event-stream"
+        _frames(plane, shown, watch.join(), interval_s), headers=_HEADERS, media_type="text/event-stream"
     )
 
 
@@ -106,10 +106,10 @@ def _rows(views: Iterable[WorkerView]) -> Mapping[str, Row]:
     return {view.url: view.model_dump(include=_SHOWN) for view in views}
 
 
-async def _frames(fleet: Fleet, shown: Shown, watcher: Watcher, interval_s: float) -> AsyncIterator[str]:
-    watch = fleet.watch
+async def _frames(plane: ControlPlane, shown: Shown, watcher: Watcher, interval_s: float) -> AsyncIterator[str]:
+    watch = plane.fleet.watch
     try:
-        sight = _Sight(fleet, shown)
+        sight = _Sight(plane, shown)
         news = watch.past()
         watcher.take()
         ended = False
@@ -120,7 +120,7 @@ async def _frames(fleet: Fleet, shown: Shown, watcher: Watcher, interval_s: floa
             if watcher.lost:
                 # It fell behind: it is told everything anew.
                 watcher.lost = False
-                sight, news = _Sight(fleet, shown), watch.past()
+                sight, news = _Sight(plane, shown), watch.past()
     finally:
         watch.leave(watcher)
 
@@ -132,8 +132,10 @@ def _written(frame: Mapping[str, Any]) -> str:
 class _Sight:
     """What one watcher has been shown."""
 
-    def __init__(self, fleet: Fleet, shown: Shown) -> None:
-        self._fleet = fleet
+    def __init__(self, plane: ControlPlane, shown: Shown) -> None:
+        self._fleet = fleet = plane.fleet
+        self._gallery = plane.gallery
+        self._thumbnails = 0
         self._shown = shown
         self._rows: Mapping[str, Row] = {}
         self._is_first = True
@@ -157,8 +159,28 @@ class _Sight:
             "finished": fleet.ended[Result.OK],
             "targets": {name: group.target for name, group in fleet.pool.ledger.groups.items()},
             "running": [[worker_id, route, self._date(began_s)] for worker_id, route, began_s in running],
+            "thumbnails": self._made(),
             **self._told(news),
         }
+
+    def _made(self) -> list[list[Any]]:
+        """Give the images that have come since the last frame."""
+        made = [] if self._gallery is None else self._gallery.after(self._thumbnails)
+        if made:
+            self._thumbnails = made[-1].sequence
+        return [
+            [
+                one.name,
+                self._date(one.at_s),
+                one.worker,
+                one.route,
+                one.weights,
+                one.piece,
+                one.picture.width,
+                one.picture.height,
+            ]
+            for one in made
+        ]
 
     def _told(self, news: list[News]) -> dict[str, Any]:
         bars: list[list[Any]] = []
@@ -166,8 +188,9 @@ class _Sight:
         for one in news:
             if isinstance(one, Bar):
                 began, ended = self._date(one.began_s), self._date(one.ended_s)
+                queued_s = round(one.queued_s, 3)
                 bars.append(
-                    [one.worker, one.route, began, ended, round(one.queued_s, 3), one.weights, one.result, one.status]
+                    [one.worker, one.route, began, ended, queued_s, one.weights, one.result, one.status, one.piece]
                 )
             else:
                 changes.append([self._date(one.at_s), one.worker, one.before, one.now])

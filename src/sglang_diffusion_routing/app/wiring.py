@@ -12,7 +12,7 @@ import structlog
 from sglang_diffusion_routing import dashboard
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
-from sglang_diffusion_routing.app import info, launcher
+from sglang_diffusion_routing.app import info, launcher, pictures
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
@@ -118,9 +118,10 @@ class App:
             Discovered(fleet, self._membership),
             interval_s=settings.discover_interval_s,
         )
+        self._gallery = pictures.gallery(settings, fleet)
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
-        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path)
+        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery)
         self._tasks = Tasks()
         self._supervisor: Supervisor | None = None
         self.restored = ""
@@ -149,6 +150,7 @@ class App:
             gate=Gate(fleet),
             lists=Lists(fleet, api, self._locator, timeout_s=settings.probe_timeout_s),
             supervisor=self._supervisor,
+            gallery=self._gallery,
             samples=reader(
                 fleet,
                 self._data_plane.counters,
@@ -254,6 +256,8 @@ class App:
         await self._tasks.cancel_all()
         await self._refitter.aclose()
         await self._effects.aclose()
+        if self._gallery is not None:
+            await self._gallery.aclose()
         await self._baselines.aclose()
         await self._locator.aclose()
         await self._prober.aclose()

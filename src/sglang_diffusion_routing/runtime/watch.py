@@ -18,7 +18,10 @@ BEHIND = 8192
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A piece of work that has ended. Instants are on the loop's clock; `began_s` is its arrival at the worker."""
+    """A piece of work that has ended. Instants are on the loop's clock; `began_s` is its arrival at the worker.
+
+    piece: number of its lease.
+    """
 
     worker: WorkerId
     route: str
@@ -28,6 +31,7 @@ class Bar:
     weights: str | None
     result: str
     status: int
+    piece: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ class Watch:
             worker.weight_version,
             result.name.lower(),
             status,
+            lease.lease_id,
         )
         self._bars.append(bar)
         self._tell(bar)

@@ -186,6 +186,14 @@ class Settings(BaseModel):
         "weights without the router",
     )
 
+    thumbnails: Count = setting(
+        "Dashboard",
+        0,
+        "keep so many of the last generated images, small, and show them on /dashboard; whoever may look at it sees them",
+        ge=0,
+        le=1000,
+    )
+
     log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")
     log_format: LogFormat = setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
     verbose: Switch = setting("Log", default=False, meaning="the same as the log level debug")
