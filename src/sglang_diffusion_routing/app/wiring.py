@@ -121,7 +121,9 @@ class App:
         self._gallery = pictures.gallery(settings, fleet)
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
-        self._data_plane = DataPlane(settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery)
+        self._data_plane = DataPlane(
+            settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery
+        )
         self._tasks = Tasks()
         self._supervisor: Supervisor | None = None
         self.restored = ""

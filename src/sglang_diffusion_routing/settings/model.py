@@ -189,7 +189,7 @@ class Settings(BaseModel):
     thumbnails: Count = setting(
         "Dashboard",
         0,
-        "keep so many of the last generated images, small, and show them on /dashboard; whoever may look at it sees them",
+        "keep so many of the last generated images, small, and show them on /dashboard to whoever may look at it",
         ge=0,
         le=1000,
     )
