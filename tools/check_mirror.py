@@ -14,7 +14,7 @@ TESTS = ROOT / "tests"
 
 EXCEPTIONS: dict[str, str] = {}
 # Directories of tests that cut across modules.
-FREE = {"conformance", "docs", "e2e", "engine", "faults", "gpu", "support", "tools"}
+FREE = {"clients", "conformance", "docs", "e2e", "engine", "faults", "gpu", "support", "tools"}
 
 
 def holds_code(path: Path) -> bool:

@@ -25,6 +25,10 @@ async def test_workers_come_and_go_by_their_older_names(
     assert await empty.get("/list_workers") == (200, {"urls": []})
 
 
+async def test_a_worker_that_is_not_there_is_gone(empty: RunningRouter) -> None:
+    assert await empty.ask("POST", "/remove_worker?url=http://127.0.0.1:1") == (200, {"status": "success"})
+
+
 async def test_a_busy_worker_drains(slow_router: RunningRouter, slow_worker: SimInThread) -> None:
     slow_router.client.timeout = 30
     import asyncio
@@ -44,7 +48,7 @@ async def test_a_busy_worker_drains(slow_router: RunningRouter, slow_worker: Sim
         ("/add_worker", {"url": "gpu-1"}, 400, "invalid_worker_url"),
         ("/add_worker?urls=x", {}, 400, "invalid_field"),
         ("/remove_worker", {}, 400, "invalid_field"),
-        ("/remove_worker", {"url": "http://127.0.0.1:1"}, 404, "unknown_worker"),
+        ("/remove_worker", {"url": "gpu-1"}, 400, "invalid_worker_url"),
         ("/remove_worker", {"url": "http://127.0.0.1:1", "force": True}, 400, "invalid_field"),
         ("/remove_worker?force=perhaps", {"url": "http://127.0.0.1:1"}, 400, "invalid_field"),
     ],
