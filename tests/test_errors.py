@@ -36,6 +36,7 @@ SAMPLES: dict[str, object] = {
     "timeout_s": 5.0,
     "stall_s": 5.0,
     "status": "sleeping",
+    "host": "router.example.com",
     "limit_bytes": 7,
     "asked": 4,
     "model": "m",

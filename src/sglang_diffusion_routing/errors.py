@@ -383,7 +383,7 @@ class ConnectFailed(RouterError):
 
 
 class UpstreamDied(RouterError):
-    """Workers closed their connection before a response head; `workers` names each in turn."""
+    """Workers closed their connection before any of a reply was passed on; `workers` names each in turn."""
 
     code = "upstream_died"
     http_status = 502
@@ -716,3 +716,87 @@ class IdempotencyKeyReused(RouterError):
 
     def __init__(self) -> None:
         super().__init__("a different request with this Idempotency-Key is under way")
+
+
+class KeyMissing(RouterError):
+    """The route needs a key, and the request has none (RFC 9110 §11.6.1); nothing was done with it."""
+
+    code = "key_missing"
+    http_status = 401
+    source = Source.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this needs a key: send it as 'Authorization: Bearer KEY'", headers=(("WWW-Authenticate", "Bearer"),)
+        )
+
+
+class KeyUnknown(RouterError):
+    """The request has a key that is none of the router's; nothing was done with it."""
+
+    code = "key_unknown"
+    http_status = 401
+    source = Source.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this key is none of the router's", headers=(("WWW-Authenticate", 'Bearer error="invalid_token"'),)
+        )
+
+
+class AdminKeyNeeded(RouterError):
+    """The key is good for work and for looking, and this changes the fleet."""
+
+    code = "admin_key_needed"
+    http_status = 403
+    source = Source.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__("this changes the fleet and needs the admin key (--admin-key), not the API key")
+
+
+class ControlElsewhere(RouterError):
+    """The fleet is looked at and changed on a listener of its own (`--admin-port`)."""
+
+    code = "control_elsewhere"
+    http_status = 403
+    source = Source.CLIENT
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not served here but on the control listener (--admin-port)", path=path)
+
+
+class WorkElsewhere(RouterError):
+    """This is the control listener (`--admin-port`), which takes no work."""
+
+    code = "work_elsewhere"
+    http_status = 403
+    source = Source.CLIENT
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is not served here: this is the control listener, work goes to --port", path=path)
+
+
+class CrossOrigin(RouterError):
+    """A page of another origin would have its reader's browser change the fleet."""
+
+    code = "cross_origin"
+    http_status = 403
+    source = Source.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__("a page of another origin may not change the fleet")
+
+
+class ForeignHost(RouterError):
+    """A browser came for control by a name that may be anybody's, and no key is set that would tell who it is."""
+
+    code = "foreign_host"
+    http_status = 403
+    source = Source.CLIENT
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"browsers may not reach control as {host!r}: name it with --allow-host, set keys, or use the address",
+            host=host,
+        )

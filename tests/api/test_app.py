@@ -9,6 +9,7 @@ import pytest
 
 from sglang_diffusion_routing.api.app import build
 from sglang_diffusion_routing.api.plane import ControlPlane
+from sglang_diffusion_routing.runtime.audit import Audit
 
 pytestmark = pytest.mark.core
 
@@ -18,7 +19,7 @@ async def nothing_to_save() -> bool:
 
 
 async def ask(method: str, path: str) -> httpx2.Response:
-    plane = SimpleNamespace(fleet=SimpleNamespace(saver=SimpleNamespace(flush=nothing_to_save)))
+    plane = SimpleNamespace(fleet=SimpleNamespace(saver=SimpleNamespace(flush=nothing_to_save)), audit=Audit())
     transport = httpx2.ASGITransport(build(cast("ControlPlane", plane)))
     async with httpx2.AsyncClient(transport=transport, base_url="http://router") as client:
         return await client.request(method, path)

@@ -41,7 +41,8 @@ def writer() -> HeadWriter:
 def written(
     writer: HeadWriter, head: RequestHead, connection: DownstreamConnection | None = None, **more: bool
 ) -> bytes:
-    return writer.for_worker(connection or client(), head, b"worker:9", head.target, b"r-1", b"7" * 32, **more)
+    worker_id = WorkerId("http://worker:9")
+    return writer.for_worker(connection or client(), head, worker_id, head.target, b"r-1", b"7" * 32, **more)
 
 
 def values(raw: bytes, name: bytes) -> list[bytes]:
@@ -112,7 +113,7 @@ def test_the_body_s_framing_is_told_once(writer: HeadWriter, fields: list[bytes]
 
 
 def test_a_rewritten_target_and_host_are_the_worker_s(writer: HeadWriter) -> None:
-    raw = writer.for_worker(client(), head_of(), b"[::1]:9", b"/v1/videos?a=b", b"r", b"7" * 32)
+    raw = writer.for_worker(client(), head_of(), WorkerId("http://[::1]:9"), b"/v1/videos?a=b", b"r", b"7" * 32)
     assert raw.startswith(b"GET /v1/videos?a=b HTTP/1.1\r\nHost: [::1]:9\r\n")
     assert values(raw, b"host") == [b"[::1]:9"]
 

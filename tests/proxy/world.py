@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from http1.peers import FakeWorker, Peer, connected, eventually, soon
+from sglang_diffusion_routing.app.keys import access_of
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.blackhole import BlackHoles
@@ -123,7 +124,16 @@ class World:
         self.jobs = Jobs()
         self.control_path = str(Path(folder) / "control")
         self.saver = Saver(is_durable=is_durable)
-        self.plane = DataPlane(settings, self.fleet, self.jobs, self.jobs, self.saver, self.control_path, gallery)
+        self.plane = DataPlane(
+            settings,
+            self.fleet,
+            self.jobs,
+            self.jobs,
+            self.saver,
+            self.control_path,
+            gallery,
+            access=access_of(settings),
+        )
         self.workers: list[FakeWorker] = []
         self.clients: list[Peer] = []
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()

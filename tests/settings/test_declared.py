@@ -63,6 +63,9 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "trusted_peers",
         "allow_worker",
         "discover",
+        "api_key",
+        "admin_key",
+        "allow_host",
         "retry_on",
         "tenant_weights",
     }
@@ -77,7 +80,14 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
 
 
 def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
-    assert {s.flag for s in declared() if s.is_negatable} == {"--state", "--launcher-config"}
+    assert {s.flag for s in declared() if s.is_negatable} == {
+        "--state",
+        "--launcher-config",
+        "--api-key-file",
+        "--admin-key-file",
+        "--worker-keys",
+        "--audit-log",
+    }
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from sglang_diffusion_routing.api import (
     weights,
     workers,
 )
+from sglang_diffusion_routing.api.audited import Audited
 from sglang_diffusion_routing.api.bound import Bound
 from sglang_diffusion_routing.api.durable import SavedFirst
 from sglang_diffusion_routing.api.plane import ControlPlane
@@ -74,7 +75,8 @@ def build(plane: ControlPlane, *pages: APIRouter) -> ASGIApp:
     app.router.default = fall_back
     # FastAPI compiles routes and their description at first use: 40 ms that the data plane would have to wait.
     app.openapi()
-    return Bound(AnySpelling(HeadAsGet(SavedFirst(app, plane.fleet.saver.flush))))
+    served = AnySpelling(HeadAsGet(SavedFirst(app, plane.fleet.saver.flush)))
+    return Bound(Audited(served, plane.audit))
 
 
 class HeadAsGet:

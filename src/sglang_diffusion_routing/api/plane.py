@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
@@ -18,6 +18,7 @@ from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.metrics import Samples
+from sglang_diffusion_routing.runtime.audit import Audit
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.schemas import RouterInfo
 from sglang_diffusion_routing.settings import Settings
@@ -31,6 +32,7 @@ class ControlPlane:
     """Every collaborator of the routes.
 
     samples: reads the counters for a scrape; info: looks at the process, in a thread.
+    audit: takes down who has changed what.
     supervisor: keeps the workers running that the router starts; None when it starts none.
     gallery: keeps the last images, small; None when they are not to be shown.
     """
@@ -49,6 +51,7 @@ class ControlPlane:
     info: Callable[[], RouterInfo]
     supervisor: Supervisor | None
     gallery: Gallery | None
+    audit: Audit = field(default_factory=Audit)
 
 
 def _plane(request: Request) -> ControlPlane:

@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -70,7 +70,11 @@ async def _serve(settings: Settings) -> int:
     if ready:
         # Whoever starts the router reads its port from this line.
         sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
+        if app.admin_port is not None:
+            sys.stdout.write(f"sglang-d-router control on http://{_shown(settings.admin_host)}:{app.admin_port}\n")
         sys.stdout.flush()
+    if app.reloads:
+        signals.on_hangup(app.reloads.run)
     await signals.first.wait()
     await _stop(app, signals)
     return 0
@@ -120,7 +124,11 @@ async def _stop(app: App, signals: _Signals) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT as events."""
+    """SIGTERM and SIGINT as events, and SIGHUP as a call.
+
+    SIGHUP ends a process unless somebody listens for it, so nobody does where there is nothing to read again: a router
+    without such files ends with its terminal, as every program does.
+    """
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -129,13 +137,17 @@ class _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._came)
 
+    def on_hangup(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something at each SIGHUP."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: spawn(act(), name="reload"))
+
     def _came(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
 
 def _why(settings: Settings, error: OSError) -> str:
     """Say in one sentence why nobody can listen at the address."""
-    address = f"{_shown(settings.host)}:{settings.port}"
+    address = error.filename or f"{_shown(settings.host)}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {address}: the port is in use"
     reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error.strerror or error)

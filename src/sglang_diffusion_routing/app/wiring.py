@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -13,7 +14,10 @@ from sglang_diffusion_routing import dashboard
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
 from sglang_diffusion_routing.app import info, launcher, pictures
+from sglang_diffusion_routing.app.audit_log import audit_file, reopened
 from sglang_diffusion_routing.app.control_server import ControlServer
+from sglang_diffusion_routing.app.keys import access_of, from_files, rereader
+from sglang_diffusion_routing.app.reload import Reloads
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
 from sglang_diffusion_routing.app.state_file import open_state
@@ -47,6 +51,7 @@ from sglang_diffusion_routing.http1.connect import resolve_worker
 from sglang_diffusion_routing.launchers.discovery.watch import Watch
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.proxy.server import DataPlane
+from sglang_diffusion_routing.runtime.audit import Audit
 from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.runtime.saver import Saver
@@ -64,7 +69,8 @@ class App:
     """A whole router. Made and run on one event loop.
 
     Attributes:
-        port: where it listens, once started.
+        port, admin_port: where it listens, once started; the second is None where control has no listener of its own.
+        reloads: what is read again on SIGHUP.
         restored: what was restored and from where, once started; empty when nothing was.
     """
 
@@ -89,6 +95,11 @@ class App:
         self._api = api = WorkerApi(
             partial(resolve_worker, allowed=allowed), connect_timeout_s=settings.connect_timeout_s, allowed=allowed
         )
+        self.reloads = Reloads()
+        self._access = access = access_of(settings)
+        if from_files(settings):
+            self.reloads.add("keys", rereader(settings, access))
+        self._audit = Audit()
         self._prober = Prober(
             fleet, api, interval_s=settings.health_check_interval_s, timeout_s=settings.probe_timeout_s, rng=rng
         )
@@ -122,7 +133,7 @@ class App:
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
         self._data_plane = DataPlane(
-            settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery
+            settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery, access=access
         )
         self._tasks = Tasks()
         self._supervisor: Supervisor | None = None
@@ -131,6 +142,10 @@ class App:
     @property
     def port(self) -> int:
         return self._data_plane.port
+
+    @property
+    def admin_port(self) -> int | None:
+        return self._data_plane.admin_port
 
     @property
     def supervisor(self) -> Supervisor | None:
@@ -164,6 +179,7 @@ class App:
                 self._resyncer,
             ),
             info=info.reader(settings, self._data_plane.counters, self._saver),
+            audit=self._audit,
         )
 
     def _open_since(self, worker_id: WorkerId, before_s: float) -> int:
@@ -176,9 +192,10 @@ class App:
             OSError: the address cannot be had; nothing is left behind.
             InvalidWorkerUrl: one of the workers to begin with may not be one; nothing is left behind.
             StateUnusable: with its kinds; nothing is left behind, and the file as it is.
-            BadSetting: the state, or the workers, that are asked for cannot be.
+            BadSetting: the state, the workers or the audit log that are asked for cannot be.
         """
         try:
+            self._open_audit()
             self._supervisor = launcher.supervisor(self._settings, os.environ, self._fleet, self._membership, self._api)
             if self._supervisor is not None:
                 await self._supervisor.prepare()
@@ -204,6 +221,13 @@ class App:
             self._supervisor.start()
         # Whoever is told that the router is up may kill it: the workers that it was started with are known by then.
         await self._saver.flush()
+
+    def _open_audit(self) -> None:
+        path = self._settings.audit_log
+        if path is not None:
+            file = audit_file(Path(path))
+            self._audit.keep_in(file)
+            self.reloads.add("audit log", partial(reopened, file))
 
     async def _open_state(self) -> Saved | None:
         """Have what changes written down from now on, and give what is to be restored."""
@@ -267,6 +291,7 @@ class App:
         await self._control.stop()
         await self._api.aclose()
         await self._saver.aclose(clean=True)
+        await asyncio.to_thread(self._audit.close)
 
     async def _tick(self) -> None:
         while True:

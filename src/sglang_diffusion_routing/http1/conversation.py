@@ -63,8 +63,11 @@ class Server(Protocol):
     """What the connections of one listener share. now_s: loop time, at most a second old."""
 
     limits: Limits
-    now_s: float
-    closing: bool
+
+    @property
+    def now_s(self) -> float: ...
+    @property
+    def closing(self) -> bool: ...
 
     def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation: ...
 

@@ -8,6 +8,7 @@ a length beside a coding; what it lets through is checked here.
 from __future__ import annotations
 
 import re
+from copy import copy
 from functools import lru_cache
 
 import httptools
@@ -112,6 +113,16 @@ class RequestHead:
         """Give the first end-to-end field called `name` (lower case), or None."""
         return first_field(self.lines, name)
 
+    def with_block_of(self, lines: list[bytes]) -> RequestHead:
+        """Give the same head as one that sends these lines on; what is read of it is what was read."""
+        twin = copy(self)
+        twin.block = self._block_of(lines)
+        return twin
+
+    def _block_of(self, lines: list[bytes]) -> bytes:
+        block = b"".join(lines)
+        return block + b"Transfer-Encoding: chunked\r\n" if self.chunked else block
+
     # llhttp's callbacks
 
     def on_url(self, url: bytes) -> None:
@@ -149,9 +160,7 @@ class RequestHead:
         if self.method == b"CONNECT":
             # What follows may be meant for the other end of the tunnel that is refused.
             self.keep_alive = False
-        self.block = b"".join(self.lines)
-        if self.chunked:
-            self.block += b"Transfer-Encoding: chunked\r\n"
+        self.block = self._block_of(self.lines)
 
     def _settle_rest(self, specials: dict[bytes, list[bytes]]) -> None:
         tokens = _NO_TOKENS

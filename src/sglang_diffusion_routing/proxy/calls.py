@@ -20,7 +20,7 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
-from sglang_diffusion_routing.proxy.heads import authority, with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.tasks import spawn
@@ -57,7 +57,7 @@ class Call(Exchange):
         self.fail(error)
 
     def on_died(self, *, replayable: bool) -> None:
-        if self._on_reused and replayable and self.head.method in _IDEMPOTENT:
+        if self._on_reused and self._reply is None and replayable and self.head.method in _IDEMPOTENT:
             # An idle connection that its worker closed in the moment it was used.
             self.open()
         else:
@@ -105,13 +105,14 @@ class ControlCall(Call):
         downstream = self.origin
         head = self.head
         written = self._shared.heads.for_worker(
-            downstream, head, head.host or b"router", head.target, self.request_id, self._trace_id
+            downstream, head, worker_id, head.target, self.request_id, self._trace_id
         )
-        # A client's own x-sglang-router-* never pass, so that this one is a fact.
-        return b"%bx-sglang-router-peer: %b:%d\r\n\r\n" % (
+        # A client's own x-sglang-router-* never pass, so that these are facts.
+        return b"%bx-sglang-router-peer: %b:%d\r\nx-sglang-router-key: %b\r\n\r\n" % (
             written[:-2],
             downstream.peer[0].encode(),
             downstream.peer[1],
+            self._shared.access.who(head).encode(),
         )
 
 
@@ -173,8 +174,7 @@ class JobCall(Call):
 
     def upstream_head(self, worker_id: WorkerId) -> bytes:
         head = self.head
-        host = authority(worker_id)
-        return self._shared.heads.for_worker(self.origin, head, host, head.target, self.request_id, self._trace_id)
+        return self._shared.heads.for_worker(self.origin, head, worker_id, head.target, self.request_id, self._trace_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         self._status = head.status

@@ -47,14 +47,14 @@ class HeadWriter:
         self,
         downstream: DownstreamConnection,
         head: RequestHead,
-        host: bytes,
+        worker_id: WorkerId,
         target: bytes,
         request_id: bytes,
         trace_id: bytes,
         *,
         may_upgrade: bool = False,
     ) -> bytes:
-        """Give the head with its empty line. host: the worker's authority; target: path and query.
+        """Give the head with its empty line. target: path and query.
 
         may_upgrade: ask for the other protocol that the client asks for.
         """
@@ -64,6 +64,8 @@ class HeadWriter:
         forwarded_host = head.host
         if downstream.trusted and head.forwarded_host is not None:
             forwarded_host = head.forwarded_host
+        # The control app, which has no authority, sees the one by which the client came.
+        host = authority(worker_id) or head.host or b"router"
         via = b"1.0 " + self.pseudonym if head.http_10 else self._via
         if head.via:
             via = b", ".join([*head.via, via])

@@ -9,7 +9,7 @@ from sglang_diffusion_routing.http1.relay import Exchange
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.terms import QUEUE_TIMEOUT, TENANT
 
-_Key = tuple[bytes, bytes | None, bytes | None]
+_Key = tuple[bytes | None, ...]
 
 
 class Repeats:
@@ -52,7 +52,8 @@ class Repeats:
 
     def _key(self, head: RequestHead) -> _Key:
         # Keys of different clients are different keys.
-        return (head.idempotency_key or b"", head.field(b"authorization"), head.field(self._tenant_field))
+        fields = (b"idempotency-key", b"authorization", b"x-api-key", self._tenant_field)
+        return tuple(map(head.field, fields))
 
 
 def _what(head: RequestHead) -> tuple[object, ...]:

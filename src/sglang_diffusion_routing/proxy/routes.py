@@ -132,12 +132,22 @@ def is_control_path(path: bytes) -> bool:
     return path in _CONTROL_PATHS or path.startswith(_CONTROL_TREES)
 
 
+def is_list(path: bytes) -> bool:
+    """Tell whether a path in its normal form lists the jobs of all workers."""
+    return path in _MERGED
+
+
+def is_models(path: bytes) -> bool:
+    """Tell whether a path in its normal form is about the models of all workers."""
+    return path == b"/v1/models" or path.startswith(b"/v1/models/")
+
+
 def _other(method: bytes, path: bytes, query: bytes | None) -> Route:
     if is_control_path(path):
         return CONTROL
     safe = method in _SAFE
     if method != b"OPTIONS":
-        if safe and path in _MERGED:
+        if safe and is_list(path):
             job_id = query_value(query, "video_id", "id", "job_id")
             if job_id is None:
                 return CONTROL
@@ -146,7 +156,7 @@ def _other(method: bytes, path: bytes, query: bytes | None) -> Route:
         if owned is not None:
             kind, job_id = owned[1].decode(), owned[2].decode("utf-8", "replace")
             return Route(Kind.JOB, "job", job_kind=kind, job_id=job_id)
-        if safe and (path == b"/v1/models" or path.startswith(b"/v1/models/")):
+        if safe and is_models(path):
             return CONTROL
     if changes_state(method, path):
         return CONTROL

@@ -16,14 +16,16 @@ from sglang_diffusion_routing.errors import (
     TooManyConnections,
     TooManyTunnels,
 )
-from sglang_diffusion_routing.http1.conversation import Conversation, Limits
+from sglang_diffusion_routing.http1.conversation import Conversation, Limits, Server
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
 from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
+from sglang_diffusion_routing.proxy.doors import Door
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
 from sglang_diffusion_routing.proxy.ports import Gallery, JobLocator, JobProbe, JobSaver, Leases
@@ -47,6 +49,8 @@ class DataPlane:
 
     Args:
         gallery: shows images as they are made; without one no reply is looked at.
+        access: who may do what.
+        access: who may do what.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class DataPlane:
         saver: JobSaver,
         control_path: str,
         gallery: Gallery | None = None,
+        *,
+        access: Access,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._upstreams = Upstreams(
@@ -68,17 +74,19 @@ class DataPlane:
             allowed=AllowList.parse(settings.allow_worker),
         )
         self.jobs = Jobs(leases, probe, saver)
-        self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path)
+        self._access = access
+        self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path, access)
         self._work = Work if gallery is None else partial(ShownWork, gallery=gallery)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
         self._connections: set[DownstreamConnection] = set()
         self._last_left = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
         self.limits: Limits = _limits_of(settings)
         self.now_s = self._loop.time()
         self.closing = False
         self.port = 0
+        self.admin_port: int | None = None
 
     @property
     def counters(self) -> DataPlaneCounters:
@@ -93,19 +101,30 @@ class DataPlane:
         return self._upstreams.open_since(worker_id, before_s)
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the address cannot be had."""
+        """Listen. Raises OSError, with the address as its file name, when an address cannot be had."""
         settings = self._shared.settings
-        self._server = await self._loop.create_server(
-            lambda: DownstreamConnection(self), settings.host, settings.port, backlog=BACKLOG
-        )
-        self.port = int(self._server.sockets[0].getsockname()[1])
+        main = Door(self, self._access, on_control=False) if self._access.guards_work else self
+        self.port = await self._listen(main, settings.host, settings.port)
+        if settings.admin_port is not None:
+            door = Door(self, self._access, on_control=True)
+            self.admin_port = await self._listen(door, settings.admin_host, settings.admin_port)
         self._tick()
+
+    async def _listen(self, server: Server, host: str, port: int) -> int:
+        """Give the port, which is another one where 0 was asked for."""
+        try:
+            listener = await self._loop.create_server(lambda: DownstreamConnection(server), host, port, backlog=BACKLOG)
+        except OSError as error:
+            shown = f"[{host}]" if ":" in host else host
+            raise OSError(error.errno, error.strerror, f"{shown}:{port}") from None
+        self._listeners.append(listener)
+        return int(listener.sockets[0].getsockname()[1])
 
     def stop_accepting(self) -> None:
         """Take no new connections and no new work; requests under way go on."""
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self._connections):
             connection.close_if_idle()
 
@@ -186,6 +205,8 @@ class DataPlane:
             shared.heads.check_loop(head)
         found = route(head.method, head.path, head.query)
         if found.kind is not _WORK:
+            if found.kind is Kind.CONTROL:
+                self._access.check_control(connection, head, found)
             return (ControlCall if found.kind is Kind.CONTROL else JobCall)(shared, connection, head, found)
         if self.closing:
             raise ShuttingDown

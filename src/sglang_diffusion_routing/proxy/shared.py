@@ -12,8 +12,10 @@ from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.tunnel import Tunnel
+from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.heads import HeadWriter
+from sglang_diffusion_routing.proxy.keyed_heads import KeyedHeads
 from sglang_diffusion_routing.proxy.ports import JobLocator, Leases
 from sglang_diffusion_routing.proxy.repeats import Repeats
 from sglang_diffusion_routing.proxy.shape import Fields
@@ -87,6 +89,7 @@ class Shared:
     """
 
     __slots__ = (
+        "access",
         "attempts",
         "control_path",
         "counters",
@@ -119,8 +122,10 @@ class Shared:
         jobs: JobKeeper,
         locator: JobLocator,
         control_path: str,
+        access: Access,
     ) -> None:
         self.settings = settings
+        self.access = access
         self.replay_max_bytes = settings.replay_max_bytes
         self.queue_timeout_s = settings.queue_timeout_s
         self.timeout_s = settings.timeout_s
@@ -134,7 +139,7 @@ class Shared:
         self.control_path = control_path
         self.counters = DataPlaneCounters()
         self.specs: dict[tuple[str, int, Fields], WorkSpec] = {}
-        self.heads = HeadWriter()
+        self.heads = KeyedHeads(access) if access.rewrites_heads else HeadWriter()
         self.repeats = Repeats(self.tenant_field)
         statuses = frozenset(what for what in settings.retry_on if isinstance(what, int))
         self.retry_limits = RetryLimits(settings.retries, statuses, timeouts=TIMEOUT in settings.retry_on)

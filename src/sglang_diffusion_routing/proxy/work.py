@@ -15,7 +15,7 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.turns import Held
-from sglang_diffusion_routing.proxy.heads import authority, version_field, with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import version_field, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.racing import Racing
 from sglang_diffusion_routing.proxy.routes import Route
@@ -91,9 +91,8 @@ class Work(Racing):
         target = head.target
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
-        host = authority(worker_id)
         return self._shared.heads.for_worker(
-            self.origin, head, host, target, self.request_id, self._trace_id, may_upgrade=True
+            self.origin, head, worker_id, target, self.request_id, self._trace_id, may_upgrade=True
         )
 
     def spooled(self, spans: list[bytes]) -> SpooledBody | None:

@@ -20,6 +20,7 @@ from sglang_diffusion_routing.settings.units import (
     Bytes,
     Count,
     CountsAndWords,
+    Keys,
     Networks,
     OptionalCount,
     OptionalSeconds,
@@ -192,6 +193,40 @@ class Settings(BaseModel):
         "keep so many of the last generated images, small, and show them on /dashboard to whoever may look at it",
         ge=0,
         le=1000,
+    )
+
+    api_key: Keys = setting(
+        "Security",
+        (),
+        "keys for work and for looking at the fleet, and for control where there is no admin key; better from the "
+        "environment or a file: everybody on the machine can read a command line",
+        word="KEY",
+    )
+    api_key_file: OptionalText = setting("Security", None, "file of such keys, one a line", word="FILE")
+    admin_key: Keys = setting("Security", (), "keys for what changes the fleet, and for all else", word="KEY")
+    admin_key_file: OptionalText = setting("Security", None, "file of such keys, one a line", word="FILE")
+    worker_keys: OptionalText = setting(
+        "Security",
+        None,
+        "YAML file with the keys that workers want, by their addresses (docs/security.md)",
+        word="FILE",
+    )
+    admin_host: str = setting("Security", "127.0.0.1", "address of the control listener (--admin-port)", min_length=1)
+    admin_port: OptionalCount = setting(
+        "Security",
+        None,
+        "serve control on a listener of its own and nowhere else; 0 takes any free port",
+        ge=0,
+        le=65535,
+    )
+    allow_host: Words = setting(
+        "Security",
+        (),
+        "names by which browsers may reach control where no key is set; .NAME for all that end so",
+        word="NAME",
+    )
+    audit_log: OptionalText = setting(
+        "Security", None, "file to which each change of the fleet is added as a line of JSON", word="FILE"
     )
 
     log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -93,6 +93,21 @@ def read_list(value: object) -> tuple[str, ...]:
     raise ValueError(f"must be a list of words, not {value!r}")
 
 
+def read_keys(value: object) -> tuple[SecretStr, ...]:
+    """Read keys: a YAML list, or text with commas or blanks between them; no error repeats one."""
+    if isinstance(value, tuple) and all(isinstance(item, SecretStr) for item in value):
+        return value
+    try:
+        words = read_list(value)
+    except ValueError:
+        raise ValueError("must be text, or a list of texts; in YAML a number needs quotes") from None
+    if not words:
+        raise ValueError("must not be empty")
+    if not all(re.fullmatch(r"[\x21-\x7e]+", word) for word in words):
+        raise ValueError("must be visible ASCII characters")
+    return tuple(map(SecretStr, words))
+
+
 def read_counts_and_words(value: object) -> tuple[int | str, ...]:
     """Read a list of whole numbers and words: a YAML list, or text with commas or blanks between them."""
     items = value if isinstance(value, list | tuple) else read_list(value)
@@ -114,6 +129,7 @@ Seconds = Annotated[float, Field(le=YEAR_S, allow_inf_nan=False), BeforeValidato
 Bytes = Annotated[int, BeforeValidator(read_bytes)]
 Count = Annotated[int, BeforeValidator(read_count)]
 Switch = Annotated[bool, BeforeValidator(read_switch)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(read_keys)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
 CountsAndWords = Annotated[tuple[int | str, ...], BeforeValidator(read_counts_and_words)]
 Networks = Annotated[tuple[Annotated[IpNetwork, BeforeValidator(read_network)], ...], BeforeValidator(read_list)]
