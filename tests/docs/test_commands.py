@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -159,8 +158,3 @@ def test_a_block_with_another_language_is_no_command_that_is_passed_over(tmp_pat
 def test_a_command_that_does_not_do_what_the_page_says_is_found(text: str, fault: str, tmp_path: Path) -> None:
     with Reader(tmp_path) as reader, pytest.raises(Exception, match=re.escape(fault)):
         follow(reader, Block(ROOT / "README.md", 1, "console", text, ""))
-
-
-def test_scripts_are_ones_that_bash_can_read() -> None:
-    for path in [*(ROOT / "examples").rglob("*.sbatch"), *(ROOT / "examples").rglob("*.sh"), ROOT / ".ci" / "run"]:
-        subprocess.run(["bash", "-n", str(path)], check=True)

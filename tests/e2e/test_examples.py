@@ -27,7 +27,6 @@ from support.router import SOURCES, RouterProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-PAGES = sorted((ROOT / "docs").glob("deploy-*.md"))
 START_S = 60.0
 
 
@@ -35,25 +34,6 @@ START_S = 60.0
 @pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("*launcher*.yaml")), ids=str)
 def test_every_launcher_file_can_be_read(file: Path) -> None:
     config.read(file)
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_launcher_file_that_a_page_shows_can_be_read(page: Path, tmp_path: Path) -> None:
-    for text in re.findall(r"```yaml\n(launcher:\n.*?)```", page.read_text(), re.DOTALL):
-        (tmp_path / "launcher.yaml").write_text(text)
-        config.read(tmp_path / "launcher.yaml")
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("page", [page for page in PAGES if "$ sglang-d-router" in page.read_text()], ids=str)
-def test_every_flag_that_a_page_gives_the_router_is_one(page: Path) -> None:
-    commands = re.findall(r"sglang-d-router((?: +(?:--[a-z-]+|[^\s`#\\|-][^\s`#\\|]*))+)", page.read_text())
-    assert commands
-    for command in commands:
-        words = command.split()
-        if words[0].startswith("--"):
-            parse(words, {})
 
 
 @pytest.mark.core
