@@ -21,6 +21,7 @@ from sglang_diffusion_routing.app.reload import Reloads
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import reader
 from sglang_diffusion_routing.app.state_file import open_state
+from sglang_diffusion_routing.app.traces import traces
 from sglang_diffusion_routing.control.brackets import Brackets
 from sglang_diffusion_routing.control.broadcast import Broadcast
 from sglang_diffusion_routing.control.checksums import Baselines
@@ -50,7 +51,10 @@ from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import resolve_worker
 from sglang_diffusion_routing.launchers.discovery.watch import Watch
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
+from sglang_diffusion_routing.proxy.request_log import RequestLog
 from sglang_diffusion_routing.proxy.server import DataPlane
+from sglang_diffusion_routing.proxy.story import Teller
+from sglang_diffusion_routing.proxy.tracing import Tracing
 from sglang_diffusion_routing.runtime.audit import Audit
 from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.runtime.loop import Fleet
@@ -130,10 +134,20 @@ class App:
             interval_s=settings.discover_interval_s,
         )
         self._gallery = pictures.gallery(settings, fleet)
+        self._traces = traces(settings)
+        self._request_log = RequestLog() if settings.access_log else None
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
         self._data_plane = DataPlane(
-            settings, fleet, self._locator, job_probe, self._saver, self._control.path, self._gallery, access=access
+            settings,
+            fleet,
+            self._locator,
+            job_probe,
+            self._saver,
+            self._control.path,
+            self._gallery,
+            access=access,
+            tellers=self._tellers(),
         )
         self._tasks = Tasks()
         self._supervisor: Supervisor | None = None
@@ -181,6 +195,14 @@ class App:
             info=info.reader(settings, self._data_plane.counters, self._saver),
             audit=self._audit,
         )
+
+    def _tellers(self) -> list[Teller]:
+        tellers: list[Teller] = []
+        if self._traces.are_made:
+            tellers.append(Tracing(self._traces.tracer, scheme="http" if self._settings.tls_cert is None else "https"))
+        if self._request_log is not None:
+            tellers.append(self._request_log)
+        return tellers
 
     def _open_since(self, worker_id: WorkerId, before_s: float) -> int:
         return self._data_plane.open_since(worker_id, before_s) + self._api.open_since(worker_id, before_s)
@@ -292,6 +314,9 @@ class App:
         await self._api.aclose()
         await self._saver.aclose(clean=True)
         await asyncio.to_thread(self._audit.close)
+        await self._traces.aclose()
+        if self._request_log is not None:
+            await asyncio.to_thread(self._request_log.close)
 
     async def _tick(self) -> None:
         while True:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId
@@ -23,15 +23,15 @@ from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.access import Access
-from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.doors import Door
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
+from sglang_diffusion_routing.proxy.observed import kinds
 from sglang_diffusion_routing.proxy.ports import Gallery, JobLocator, JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
 from sglang_diffusion_routing.proxy.shared import Shared
-from sglang_diffusion_routing.proxy.shown import ShownWork
+from sglang_diffusion_routing.proxy.story import Stories, Teller
 from sglang_diffusion_routing.proxy.work import Work
 from sglang_diffusion_routing.settings import Settings
 
@@ -50,7 +50,7 @@ class DataPlane:
     Args:
         gallery: shows images as they are made; without one no reply is looked at.
         access: who may do what.
-        access: who may do what.
+        tellers: tell of requests when they are over; without any nothing is kept for them.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class DataPlane:
         gallery: Gallery | None = None,
         *,
         access: Access,
+        tellers: Sequence[Teller] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._upstreams = Upstreams(
@@ -73,10 +74,12 @@ class DataPlane:
             max_head_bytes=settings.max_head_bytes,
             allowed=AllowList.parse(settings.allow_worker),
         )
+        stories = Stories(leases, tellers) if tellers else None
+        leases = leases if stories is None else stories
         self.jobs = Jobs(leases, probe, saver)
         self._access = access
         self._shared = Shared(settings, leases, self._upstreams, self.jobs, locator, control_path, access)
-        self._work = Work if gallery is None else partial(ShownWork, gallery=gallery)
+        self._work, self._control_call, self._job_call = kinds(stories, gallery)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
         self._connections: set[DownstreamConnection] = set()
         self._last_left = asyncio.Event()
@@ -207,7 +210,8 @@ class DataPlane:
         if found.kind is not _WORK:
             if found.kind is Kind.CONTROL:
                 self._access.check_control(connection, head, found)
-            return (ControlCall if found.kind is Kind.CONTROL else JobCall)(shared, connection, head, found)
+            call = self._control_call if found.kind is Kind.CONTROL else self._job_call
+            return call(shared, connection, head, found)
         if self.closing:
             raise ShuttingDown
         if head.upgrade is not None:

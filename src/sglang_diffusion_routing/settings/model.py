@@ -25,6 +25,7 @@ from sglang_diffusion_routing.settings.units import (
     OptionalCount,
     OptionalSeconds,
     OptionalText,
+    Percent,
     Seconds,
     Switch,
     Words,
@@ -232,6 +233,20 @@ class Settings(BaseModel):
     log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")
     log_format: LogFormat = setting("Log", LogFormat.PEOPLE, "lines for people, or one JSON object each")
     verbose: Switch = setting("Log", default=False, meaning="the same as the log level debug")
+    access_log: Switch = setting(
+        "Log", default=False, meaning="write a line, at level info, for each request when it is over"
+    )
+
+    otlp_endpoint: OptionalText = setting(
+        "Traces",
+        None,
+        "send traces to the collector at this address, by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT counts where "
+        "this is off",
+        word="URL",
+    )
+    trace_sample_percent: Percent = setting(
+        "Traces", 100.0, "of the traces that begin here, how many are recorded; those of clients are if theirs are"
+    )
 
     _worker_urls = field_validator("worker_urls")(rules.worker_urls)
     _allow_worker = field_validator("allow_worker")(rules.allow_worker)
@@ -239,6 +254,7 @@ class Settings(BaseModel):
     _tenant_field = field_validator("tenant_field")(rules.tenant_field)
     _tenant_weights = field_validator("tenant_weights")(rules.tenant_weights)
     _retry_on = field_validator("retry_on")(rules.retry_on)
+    _otlp_endpoint = field_validator("otlp_endpoint")(rules.otlp_endpoint)
 
     @property
     def effective_log_level(self) -> LogLevel:

@@ -4,6 +4,7 @@ Each rule takes a value of its setting's type and gives it in its one form, or r
 """
 
 import re
+from urllib.parse import urlsplit
 
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.discovery import parse_source
@@ -86,3 +87,19 @@ def retry_on(failures: tuple[int | str, ...]) -> tuple[int | str, ...]:
     if unknown:
         raise ValueError(f"must hold none but 500, 502, 503, 504 and {TIMEOUT}, not {unknown[0]}")
     return failures
+
+
+def otlp_endpoint(url: str | None) -> str | None:
+    """Refuse what is no address of a collector, and what should not be shown."""
+    if url is None:
+        return None
+    if "@" in url:
+        raise ValueError("must hold no name and password; OTEL_EXPORTER_OTLP_HEADERS is the place for a key")
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise ValueError(f"must be the address of a collector, like http://127.0.0.1:4318, not {url!r}")
+    return url

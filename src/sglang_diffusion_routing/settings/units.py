@@ -50,6 +50,11 @@ def read_bytes(value: object) -> int:
     return int(size)
 
 
+def read_percent(value: object) -> float:
+    """Read a number that is out of a hundred, and may have a fraction."""
+    return _measure(value, {"": 1.0}, "a number from 0 to 100")
+
+
 def read_count(value: object) -> int:
     """Read a whole number; 3.0 and true are none."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -128,6 +133,7 @@ def read_network(value: object) -> IpNetwork:
 Seconds = Annotated[float, Field(le=YEAR_S, allow_inf_nan=False), BeforeValidator(read_seconds)]
 Bytes = Annotated[int, BeforeValidator(read_bytes)]
 Count = Annotated[int, BeforeValidator(read_count)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(read_percent)]
 Switch = Annotated[bool, BeforeValidator(read_switch)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(read_keys)]
 Words = Annotated[tuple[str, ...], BeforeValidator(read_list)]
