@@ -37,7 +37,8 @@ NOT_RUN = {
     "ray": NEEDS["ray"],
     "sglang-d-router demo": "a minute; tests/e2e/test_demo.py",
     "sglang-d-router bench": "minutes; tests/e2e/test_bench.py",
-    "python bench/": "minutes, and other proxies; tests/tools/test_makespan.py has what runs quickly",
+    "python bench/makespan.py": "minutes; tests/tools/test_makespan.py has what runs quickly",
+    "python bench/footprint.py": "minutes",
     "promtool": "tests/test_monitoring.py runs it where it is installed",
 }
 """Why commands that begin so are not run, though all that they need may be there."""
