@@ -111,11 +111,15 @@ class App:
             fleet.apply, self._open_since, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
         )
         limit_s, reply_bytes = settings.fan_out_timeout_s, settings.fan_out_reply_max_bytes
+        self._traces = traces(settings)
+        tracer = self._traces.tracer
         self._baselines = baselines = Baselines(fleet, api, call_limit_s=limit_s)
         self._refitter = Refitter(
-            fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes, shelf=self._saver
+            fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes, shelf=self._saver, tracer=tracer
         )
-        self._resyncer = Resyncer(fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes)
+        self._resyncer = Resyncer(
+            fleet, api, baselines, call_limit_s=limit_s, max_reply_bytes=reply_bytes, tracer=tracer
+        )
         self._effects = Effects(
             fleet, api, self._prober, self._sentinels, self._refitter, self._resyncer, call_limit_s=limit_s
         )
@@ -134,7 +138,6 @@ class App:
             interval_s=settings.discover_interval_s,
         )
         self._gallery = pictures.gallery(settings, fleet)
-        self._traces = traces(settings)
         self._request_log = RequestLog() if settings.access_log else None
         self._control = ControlServer()
         job_probe = JobProbe(api, timeout_s=settings.probe_timeout_s, barrier_limit_s=settings.fan_out_timeout_s)
@@ -173,7 +176,9 @@ class App:
             settings=settings,
             fleet=fleet,
             membership=self._membership,
-            memory=Memory(fleet, drain_limit_s=settings.drain_timeout_s, call_limit_s=limit_s),
+            memory=Memory(
+                fleet, drain_limit_s=settings.drain_timeout_s, call_limit_s=limit_s, tracer=self._traces.tracer
+            ),
             broadcast=Broadcast(fleet, api, timeout_s=limit_s, max_reply_bytes=reply_bytes),
             refitter=self._refitter,
             brackets=Brackets(self._refitter, part_limit_s=settings.refit_part_timeout_s),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sglang_diffusion_routing.control.ports import Fleet
+from sglang_diffusion_routing.control.ports import Ending, Fleet
 from sglang_diffusion_routing.control.rows import Asked, endings, reply, row_of_ending, skipped
+from sglang_diffusion_routing.core.commands import Outcome
 from sglang_diffusion_routing.core.events import SleepRequested, WakeRequested
 from sglang_diffusion_routing.core.state import Intent, Trigger, WorkerState
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import Conflict, NoEligibleWorker, UnknownWorker
 from sglang_diffusion_routing.schemas import FanOutReply, FanOutRow, SkippedRow
+from sglang_diffusion_routing.spans import OFF, Open, Tracer
 
 # The words and fields of SGLang-Diffusion 0.5.23, which answers a repeated call in the same way.
 _ASLEEP: dict[str, object] = {"success": True, "sleeping": True, "message": "already sleeping"}
@@ -27,8 +29,9 @@ class Memory:
         call_limit_s: how long a worker may take over one call.
     """
 
-    def __init__(self, fleet: Fleet, *, drain_limit_s: float, call_limit_s: float) -> None:
+    def __init__(self, fleet: Fleet, *, drain_limit_s: float, call_limit_s: float, tracer: Tracer = OFF) -> None:
         self._fleet = fleet
+        self._tracer = tracer
         self._drain_limit_s = drain_limit_s
         self._call_limit_s = call_limit_s
 
@@ -51,7 +54,9 @@ class Memory:
         if not asked:
             raise NoEligibleWorker(self._fleet.pool.counts_by_status())
         # A call may wait behind the command that the worker is carrying out, so it may take two calls' time.
-        ended = await endings(asked, limit_s + 2 * self._call_limit_s)
+        with self._tracer.span("sleep", workers=len(asked)) as span:
+            ended = await endings(asked, limit_s + 2 * self._call_limit_s)
+            _note(span, ended)
         rows = [row_of_ending(one.worker, ending, _ASLEEP) for one, ending in zip(asked, ended, strict=True)]
         return reply(rows, skips, message=_if_all(rows, _ASLEEP, "all workers are already asleep"))
 
@@ -76,11 +81,21 @@ class Memory:
                 asked.append(Asked(worker, ending))
         if not asked and not rows:
             raise NoEligibleWorker(self._fleet.pool.counts_by_status())
-        ended = await endings(asked, 2 * self._call_limit_s)
+        with self._tracer.span("wake", workers=len(asked)) as span:
+            ended = await endings(asked, 2 * self._call_limit_s)
+            _note(span, ended)
         for one, end in zip(asked, ended, strict=True):
             rows[one.worker.worker_id] = row_of_ending(one.worker, end, _AWAKE)
         ordered = [rows[worker.worker_id] for worker in workers if worker.worker_id in rows]
         return reply(ordered, skips, message=_if_all(ordered, _AWAKE, "all workers are already awake"))
+
+
+def _note(span: Open, ended: Sequence[Ending]) -> None:
+    """Say how many workers did what they were asked for."""
+    done = sum(ending.outcome is Outcome.DONE for ending in ended)
+    span.attributes["done"] = done
+    if done < len(ended):
+        span.error = "not_all_done"
 
 
 def _sleeps_or_will(worker: Worker) -> bool:

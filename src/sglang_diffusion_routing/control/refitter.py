@@ -25,6 +25,7 @@ from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import NoEligibleWorker, RouterError, TooManyRefits
 from sglang_diffusion_routing.schemas import FanOutReply
+from sglang_diffusion_routing.spans import OFF, Tracer
 from sglang_diffusion_routing.store import SavedRefit
 from sglang_diffusion_routing.tasks import Tasks
 
@@ -56,12 +57,14 @@ class Refitter:
         call_limit_s: float,
         max_reply_bytes: int,
         shelf: Shelf | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         self.outcomes = {"succeeded": 0, "failed": 0}
         self.turns = Turns()
         self.log = RefitLog()
         self.updates = Updates(api, baselines, call_limit_s=call_limit_s, max_reply_bytes=max_reply_bytes)
         self._fleet = fleet
+        self._tracer = tracer
         self._shelf = NoShelf() if shelf is None else shelf
         self._tasks = Tasks()
         self._run_name = secrets.token_hex(4)
@@ -235,14 +238,17 @@ class Refitter:
     def _transaction(self, record: RefitRecord, plan: Plan, refit: Refit, bracket: Bracket | None) -> Transaction:
         fleet, updates = self._fleet, self.updates
         if bracket is not None:
-            return Transaction(fleet, updates, plan, record, bracket.hold, limit_s=None, settled=bracket.open)
+            hold, opened = bracket.hold, bracket.open
+            return Transaction(
+                fleet, updates, plan, record, hold, limit_s=None, settled=opened, tracer=self._tracer
+            )
 
         def load(worker: Worker, before: Loaded) -> Awaitable[Update]:
             return updates.make(worker, before, refit.outgoing)
 
         # It may wait behind a call of the router's own, and is asked for checksums before and after.
         limit_s = plan.drain_limit_s + 3 * updates.call_limit_s
-        return Transaction(fleet, updates, plan, record, load, limit_s=limit_s)
+        return Transaction(fleet, updates, plan, record, load, limit_s=limit_s, tracer=self._tracer)
 
     async def _ended(self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str) -> None:
         good, asked = transaction.updated, len(transaction.rows)

@@ -15,6 +15,7 @@ from sglang_diffusion_routing.core.outlook import ResyncPlan
 from sglang_diffusion_routing.core.refit import Step
 from sglang_diffusion_routing.core.weights import Checksums, Unversioned
 from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.spans import OFF, Tracer
 
 _log = structlog.get_logger(__name__)
 
@@ -57,20 +58,32 @@ class Resyncer:
     """
 
     def __init__(
-        self, fleet: Fleet, api: WorkerApi, baselines: Baselines, *, call_limit_s: float, max_reply_bytes: int
+        self,
+        fleet: Fleet,
+        api: WorkerApi,
+        baselines: Baselines,
+        *,
+        call_limit_s: float,
+        max_reply_bytes: int,
+        tracer: Tracer = OFF,
     ) -> None:
         self._fleet = fleet
         self._api = api
         self._baselines = baselines
         self._call_limit_s = call_limit_s
         self._max_reply_bytes = max_reply_bytes
+        self._tracer = tracer
         self.outcomes = {"checked": 0, "replayed": 0, "refused": 0, "lost": 0}
 
     async def update(self, worker: Worker) -> Verdict:
         """Bring a drained worker to its group's target, or say why it stays out."""
         loop = asyncio.get_running_loop()
         began_s, plan = loop.time(), self._fleet.pool.resync_plan(worker)
-        verdict = await (self._compare(worker, plan) if plan.version is None else self._bring(worker, plan))
+        with self._tracer.span("resync", worker=worker.worker_id, weight_version=plan.version or "base") as span:
+            verdict = await (self._compare(worker, plan) if plan.version is None else self._bring(worker, plan))
+            span.attributes.update(outcome=verdict.outcome, sent=verdict.sent)
+            if verdict.answer.ended is not Ended.SUCCEEDED:
+                span.error = verdict.outcome
         self.outcomes[verdict.outcome] += 1
         _log.info(
             "worker_resynced",

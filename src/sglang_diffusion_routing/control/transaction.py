@@ -19,6 +19,7 @@ from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import Conflict, UnknownWorker
 from sglang_diffusion_routing.schemas import FanOutReply, FanOutRow, SkippedRow
+from sglang_diffusion_routing.spans import OFF, Tracer
 
 Load = Callable[[Worker, Loaded], Awaitable[Update]]
 """Gives a drained worker its weights. Takes what it had before; begins when it is called, not when it is awaited."""
@@ -59,6 +60,7 @@ class Transaction:
         *,
         limit_s: float | None,
         settled: Callable[[], None] | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         self.plan = plan
         self.record = record
@@ -66,6 +68,7 @@ class Transaction:
         self.rows: dict[WorkerId, FanOutRow] = {}
         self.skips: list[SkippedRow] = []
         self._settled = settled
+        self._tracer = tracer
         self._fleet = fleet
         self._updates = updates
         self._load = load
@@ -79,8 +82,20 @@ class Transaction:
         self._not_there_yet = {worker.worker_id for worker in workers}
         for row in skips:
             self._left_out(row)
-        with _fence(self._fleet, self.plan):
-            await self._go_over()
+        plan = self.plan
+        with self._tracer.span(
+            "refit",
+            refit=plan.refit_id,
+            route=self.record.route,
+            mode=plan.pace.mode.value,
+            weight_version=plan.version,
+            workers=len(workers),
+        ) as span:
+            with _fence(self._fleet, plan):
+                await self._go_over()
+            span.attributes["updated"] = self.updated
+            if self.updated < len(self.rows):
+                span.error = "not_all_updated"
 
     async def _go_over(self) -> None:
         waves = Waves(list(self.workers), self.plan.pace.at_once)
@@ -95,6 +110,16 @@ class Transaction:
 
     async def _one(self, worker: Worker, waves: Waves) -> None:
         """Have one worker updated; ends with it."""
+        with self._tracer.span("refit_worker", worker=worker.worker_id) as span:
+            outcome = await self._ask_one(worker, waves)
+            span.attributes["outcome"] = outcome
+            if outcome != Outcome.DONE.value:
+                span.error = outcome
+        self._there(worker)
+        self._ended.set()
+
+    async def _ask_one(self, worker: Worker, waves: Waves) -> str:
+        """Have one worker updated, and tell in a word how that ended."""
         now_s = asyncio.get_running_loop().time
         began_s = now_s()
         try:
@@ -102,15 +127,14 @@ class Transaction:
         except (Conflict, UnknownWorker) as error:
             self._left_out(skipped(worker, error.message))
             waves.ended(Verdict.MISSED)
-        else:
-            self.record.note(worker.worker_id, "draining")
-            await asyncio.wait({asked}, timeout=self._limit_s)
-            await until_judged(worker)
-            ending = self._truth(worker, asked)
-            self._note_end(worker, ending, now_s() - began_s)
-            waves.ended(_VERDICT_OF.get(ending.outcome, Verdict.MISSED))
-        self._there(worker)
-        self._ended.set()
+            return "skipped"
+        self.record.note(worker.worker_id, "draining")
+        await asyncio.wait({asked}, timeout=self._limit_s)
+        await until_judged(worker)
+        ending = self._truth(worker, asked)
+        self._note_end(worker, ending, now_s() - began_s)
+        waves.ended(_VERDICT_OF.get(ending.outcome, Verdict.MISSED))
+        return ending.outcome.value
 
     def _truth(self, worker: Worker, asked: asyncio.Future[Ending]) -> Ending:
         """Say how it ended for a worker, in doubt as lost."""
