@@ -44,6 +44,24 @@ async def test_no_more_are_in_flight_than_was_said() -> None:
     assert all(outcome.seconds >= 0.3 for outcome in done.outcomes)
 
 
+async def test_requests_that_come_by_themselves_wait_for_nobody() -> None:
+    due_s = [0.0, 0.1, 0.2, 0.3]
+    faults = '{"reply_delay_s": 1.0}'
+    with SimInThread(SimSettings(overhead_seconds=0.0, seconds_per_mpx_step=0.0, faults=faults)) as sim:
+        done = await load([sim.url], requests(Task.IMAGE, 4), 4, BOUNDS, due_s=due_s)
+        came_s = [finished.queued_s - done.began_s for finished in sim.worker.engine.finished]
+    assert [came >= due - 0.01 for came, due in zip(came_s, due_s, strict=True)] == [True] * 4, came_s
+    assert came_s[3] < 1.0, "before the first has its reply"
+    assert all(outcome.seconds >= 1.0 for outcome in done.outcomes)
+
+
+async def test_a_request_that_waits_for_one_of_those_in_flight_has_come_before() -> None:
+    faults = '{"reply_delay_s": 0.2}'
+    with SimInThread(SimSettings(overhead_seconds=0.0, seconds_per_mpx_step=0.0, faults=faults)) as sim:
+        done = await load([sim.url], requests(Task.IMAGE, 3), 1, BOUNDS, due_s=[0.0, 0.0, 0.0])
+    assert [outcome.seconds >= 0.2 * number for number, outcome in enumerate(done.outcomes, 1)] == [True] * 3
+
+
 async def test_several_addresses_take_turns() -> None:
     with SimInThread() as one, SimInThread() as other:
         await load([one.url, other.url], requests(Task.IMAGE, 6), 2, BOUNDS)

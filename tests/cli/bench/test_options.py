@@ -55,7 +55,9 @@ def test_by_default_simulated_workers_are_loaded_with_small_images() -> None:
         worker_urls=(),
         launcher=None,
         num_workers=(1, 2, 4),
+        request_rate=(None,),
         max_concurrency=(1, 10, 100),
+        seed=0,
         num_prompts=100,
         warmup_requests=1,
         task=Task.IMAGE,
@@ -128,6 +130,12 @@ def test_bad_words_to_policies_get_one_sentence(words: list[str], sentence: str)
         (["--url", "http://a", "--num-workers", "1"], "--num-workers does not go with --url: "),
         (["--slo", "1", "--slo-scale", "3"], "--slo-scale does not go with --slo: "),
         (["--slo-scale", "3", "--warmup-requests", "0"], "--slo-scale needs --warmup-requests, "),
+        (["--request-rate", "0"], "--request-rate must be a number above 0 and at most 10000, not '0'"),
+        (["--request-rate", "5,", "--seed", "1"], "--request-rate must be a number above 0 and at most 10000, not ''"),
+        (
+            ["--request-rate", "20,0.01"],
+            "--request-rate 0.01 needs more than --max-seconds 1800 for the requests to come",
+        ),
         (["--worker-urls", "http://a", "--num-workers", "1,2"], "--num-workers asks for more than the 1 of "),
     ],
 )
@@ -136,6 +144,12 @@ def test_bad_words_to_serve_get_one_sentence(words: list[str], sentence: str) ->
         parse_serve(words)
     assert caught.value.message.startswith(sentence)
     assert "\n" not in caught.value.message
+
+
+def test_requests_that_come_by_chance_are_held_back_by_nothing_unless_it_is_said() -> None:
+    options = parse_serve(["--request-rate", "2,0.5", "--seed", "7"])
+    assert (options.request_rate, options.max_concurrency, options.seed) == ((2.0, 0.5), (4096,), 7)
+    assert parse_serve(["--request-rate", "2", "--max-concurrency", "3"]).max_concurrency == (3,)
 
 
 def test_workers_to_start_are_those_of_a_model_or_of_a_launcher_file(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Tests of the requests that a benchmark sends."""
 
+import itertools
 import json
+import statistics
 from typing import Any
 
 import pytest
 
-from sglang_diffusion_routing.cli.bench.requests import Request, Shape, Task
+from sglang_diffusion_routing.cli.bench.requests import Request, Shape, Task, arrivals_s
 
 pytestmark = pytest.mark.core
 
@@ -39,6 +41,18 @@ def test_each_task_spells_its_size_as_its_route_does(task: Task, path: str, size
         "num_inference_steps": 20,
         **size,
     }
+
+
+def test_arrivals_are_a_poisson_process_that_can_be_repeated() -> None:
+    times_s = arrivals_s(20_001, 50.0, seed=3)
+    assert times_s == arrivals_s(20_001, 50.0, seed=3) != arrivals_s(20_001, 50.0, seed=4)
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(times_s)]
+    assert times_s[0] == 0.0
+    assert min(gaps_s) >= 0.0
+    # Of an exponential distribution mean and standard deviation are the same.
+    assert statistics.fmean(gaps_s) == pytest.approx(0.02, rel=0.05)
+    assert statistics.pstdev(gaps_s) == pytest.approx(0.02, rel=0.05)
+    assert (arrivals_s(0, 1.0, 0), arrivals_s(1, 1.0, 0)) == ([], [0.0])
 
 
 def test_further_fields_win() -> None:

@@ -10,6 +10,7 @@ from sglang_diffusion_routing.cli.bench import serve
 from sglang_diffusion_routing.cli.bench.load import Load, Outcome
 from sglang_diffusion_routing.cli.bench.options import parse_serve
 from sglang_diffusion_routing.cli.bench.report import Report
+from sglang_diffusion_routing.cli.bench.requests import arrivals_s
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
 
@@ -37,6 +38,21 @@ def test_each_number_of_workers_meets_each_number_in_flight(tmp_path: Path, caps
         rows = list(csv.DictReader(file))
     assert [float(row["throughput_qps"]) for row in rows] == [run["throughput_qps"] for run in runs]
     assert list(rows[0]) == [name for name in runs[0] if name != "errors"]
+
+
+@pytest.mark.loopback
+def test_rates_are_tried_in_turn_with_the_same_arrivals(capsys: pytest.CaptureFixture[str]) -> None:
+    with SimInThread(SimSettings(overhead_seconds=0.0, seconds_per_mpx_step=0.0)) as sim:
+        words = f"--url {sim.url} --request-rate 40,20 --num-prompts 8 --width 16 --height 16 --seed 5"
+        assert serve.run(parse_serve([*words.split(), "--json"]), Report(as_json=True)) == 0
+    captured = capsys.readouterr()
+    runs = json.loads(captured.out)
+    assert [(run["request_rate"], run["completed_requests"]) for run in runs] == [(40.0, 8), (20.0, 8)]
+    assert [run["duration"] >= arrivals_s(8, run["request_rate"], 5)[-1] for run in runs] == [True, True]
+    assert [line.split()[:3] for line in captured.err.splitlines() if line.startswith(" given")] == [
+        ["given", "40", "4096"],
+        ["given", "20", "4096"],
+    ]
 
 
 @pytest.mark.loopback

@@ -1,6 +1,7 @@
 """Send requests, so many at a time, and time each one."""
 
 import asyncio
+import itertools
 import json
 import re
 import ssl
@@ -37,7 +38,8 @@ class Bounds:
 class Outcome:
     """How one request ended.
 
-    seconds: from sending to the last byte, for a video to the end of its job. outputs: made; 0 when it failed.
+    seconds: from sending to the last byte, for a video to the end of its job; where requests come at times of their
+    own, from that time, so that waiting for one of the connections counts. outputs: made; 0 when it failed.
     error: why it failed, else empty. peak_memory_mb: what its worker says of its GPU; 0 when it says nothing.
     """
 
@@ -70,6 +72,7 @@ async def load(
     in_flight: int,
     bounds: Bounds,
     on_end: Callable[[], None] = lambda: None,
+    due_s: Sequence[float] = (),
 ) -> Load:
     """Send `requests` in order, at most `in_flight` at the same time, in turn to each of `urls`.
 
@@ -78,9 +81,9 @@ async def load(
 
     Args:
         on_end: called after each request.
+        due_s: when each is to be sent at the earliest, in seconds from the start, ascending; at once if not given.
     """
     raise_open_files_limit(in_flight)
-    numbered = iter(enumerate(requests))
     outcomes: list[Outcome] = []
     context = httpx2.create_ssl_context()
     async with AsyncExitStack() as stack, Tasks() as group:
@@ -89,6 +92,8 @@ async def load(
             stack.push_async_callback(sender.close)
         await asyncio.gather(*(sender.connect(urls[number % len(urls)]) for number, sender in enumerate(senders)))
         began_s, started_s = time.time(), time.monotonic()
+        due = (started_s + after_s for after_s in due_s) if due_s else itertools.repeat(None)
+        numbered = iter(zip(itertools.count(), requests, due))
         tasks = [
             group.spawn(sender.run(numbered), name=f"sender-{number}", on_error=_seen_below)
             for number, sender in enumerate(senders)
@@ -140,10 +145,13 @@ class _Sender:
         """Close all connections."""
         await self._client.aclose()
 
-    async def run(self, requests: Iterator[tuple[int, Request]]) -> None:
-        """Send until none is left; other senders take from the same iterator."""
-        for number, request in requests:
-            started_s, self._received_bytes, self._peak_memory_mb = time.monotonic(), 0, 0.0
+    async def run(self, requests: Iterator[tuple[int, Request, float | None]]) -> None:
+        """Send until none is left, each no sooner than it is due; other senders take from the same iterator."""
+        for number, request, due_s in requests:
+            if due_s is not None:
+                await asyncio.sleep(due_s - time.monotonic())
+            started_s = time.monotonic() if due_s is None else due_s
+            self._received_bytes, self._peak_memory_mb = 0, 0.0
             error = ""
             try:
                 async with asyncio.timeout(self._bounds.request_s):

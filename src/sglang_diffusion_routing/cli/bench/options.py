@@ -24,6 +24,8 @@ POLICIES = (*(algorithm.value for algorithm in RoutingAlgorithm), BY_HAND)
 
 MOST_REPEATS = 100
 MOST_PROMPTS, MOST_IN_FLIGHT, MOST_WORKERS = 100_000, 4096, 64
+CONCURRENCIES = (1, 10, 100)
+MOST_RATE = 10_000.0
 SIMULATED_PX, REAL_PX, VIDEO_FRAMES = 128, 512, 17
 
 
@@ -45,15 +47,18 @@ class PolicyOptions:
 class ServeOptions:
     """What `bench serve` loads: the address `url`, or a router before workers: given, launched or simulated ones.
 
-    num_workers and max_concurrency are tried in every combination. simulated_s: what a simulated worker takes for a
-    request. extra: further fields of each body. slo_scale: the SLO is this times what a request takes by itself.
+    num_workers, request_rate and max_concurrency are tried in every combination. request_rate: requests a second,
+    None for as fast as max_concurrency lets them. seed: of their arrivals. simulated_s: what a simulated worker takes
+    for a request. extra: further fields of each body. slo_scale: the SLO is this times what a request takes by itself.
     """
 
     url: str
     worker_urls: tuple[str, ...]
     launcher: Launcher | None
     num_workers: tuple[int, ...]
+    request_rate: tuple[float | None, ...]
     max_concurrency: tuple[int, ...]
+    seed: int
     num_prompts: int
     warmup_requests: int
     task: Task
@@ -129,7 +134,9 @@ def parse_serve(argv: Sequence[str]) -> ServeOptions:
         worker_urls=tuple(given.worker_urls or ()),
         launcher=launcher,
         num_workers=given.num_workers or default_workers,
-        max_concurrency=given.max_concurrency,
+        request_rate=given.request_rate or (None,),
+        max_concurrency=given.max_concurrency or ((MOST_IN_FLIGHT,) if given.request_rate else CONCURRENCIES),
+        seed=given.seed,
         num_prompts=given.num_prompts,
         warmup_requests=given.warmup_requests,
         task=task,
@@ -180,10 +187,16 @@ def _serve_parser() -> Parser:
     what.add_argument(
         "--max-concurrency",
         type=_numbers(1, MOST_IN_FLIGHT),
-        default=(1, 10, 100),
         metavar="N,N",
-        help="requests in flight, in turn (1,10,100)",
+        help=f"requests in flight, in turn (1,10,100; with --request-rate {MOST_IN_FLIGHT})",
     )
+    what.add_argument(
+        "--request-rate",
+        type=_rates,
+        metavar="R,R",
+        help="requests a second, in turn, arriving by chance (default: the next as soon as one ends)",
+    )
+    what.add_argument("--seed", type=between(0, 2**32), default=0, metavar="N", help="of the arrivals (0)")
     what.add_argument("--warmup-requests", type=between(0, 1000), default=1, metavar="N", help="not counted (1)")
     what.add_argument("--width", type=between(1, 8192), metavar="PX", help="pixels (512; simulated 128)")
     what.add_argument("--height", type=between(1, 8192), metavar="PX", help="pixels (512; simulated 128)")
@@ -240,6 +253,12 @@ def _see_that_they_go_together(given: argparse.Namespace) -> None:
         raise BadSetting("--slo-scale", "does not go with --slo: there is one SLO")
     if given.slo_scale is not None and not given.warmup_requests:
         raise BadSetting("--slo-scale", "needs --warmup-requests, which say what a request takes by itself")
+    if given.request_rate and given.num_prompts / min(given.request_rate) > given.max_seconds:
+        slowest = min(given.request_rate)
+        raise BadSetting(
+            "--request-rate",
+            f"{slowest:g} needs more than --max-seconds {given.max_seconds:g} for the requests to come",
+        )
     if given.url and given.num_workers:
         raise BadSetting("--num-workers", "does not go with --url: nothing is started before a given address")
     if given.worker_urls and given.num_workers and max(given.num_workers) > len(given.worker_urls):
@@ -275,6 +294,11 @@ def _numbers(low: int, high: int) -> Callable[[str], tuple[int, ...]]:
     """Make a reader of whole numbers with commas between them."""
     read_one = between(low, high)
     return lambda text: tuple(dict.fromkeys(read_one(part) for part in text.split(",")))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    read_one = _number(0, MOST_RATE)
+    return tuple(dict.fromkeys(read_one(part) for part in text.split(",")))
 
 
 def _url(text: str) -> str:

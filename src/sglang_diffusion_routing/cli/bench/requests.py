@@ -1,6 +1,8 @@
 """The requests that a benchmark sends, as SGLang-Diffusion 0.5.23 takes them."""
 
+import itertools
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +21,16 @@ PATHS: Mapping[Task, str] = {
     Task.VIDEO: "/v1/videos",
     Task.ROLLOUT: "/rollout/generate",
 }
+
+
+def arrivals_s(count: int, rate: float, seed: int) -> list[float]:
+    """Give when each of so many requests comes, in seconds from the first one: a Poisson process of `rate` a second.
+
+    Users know nothing of each other, so the gaps are exponential and some come in bursts.
+    """
+    chance = random.Random(seed)
+    gaps = (chance.expovariate(rate) for _ in range(count - 1))
+    return list(itertools.accumulate(gaps, initial=0.0))[:count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,20 +15,36 @@ from sglang_diffusion_routing.cli.bench.load import Load, load
 from sglang_diffusion_routing.cli.bench.measures import Serving, percentile, reasons, serving
 from sglang_diffusion_routing.cli.bench.options import ServeOptions
 from sglang_diffusion_routing.cli.bench.report import Report
-from sglang_diffusion_routing.cli.bench.requests import Request, Task
+from sglang_diffusion_routing.cli.bench.requests import Request, Task, arrivals_s
 from sglang_diffusion_routing.cli.processes import RouterProcess, ending, start_workers
 from sglang_diffusion_routing.sim.process import SimProcess
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One run: its setting, its figures, and why requests failed, with counts.
+class Run:
+    """The setting of one run.
 
-    num_workers: 0 when not known. slo_s: None without one.
+    num_workers: 0 when not known. request_rate: requests a second; None when the next is sent as soon as one ends.
     """
 
     num_workers: int
+    request_rate: float | None
     max_concurrency: int
+
+    @property
+    def label(self) -> str:
+        """Tell it from the others."""
+        workers = f"{self.num_workers or 'given'} workers"
+        if self.request_rate is None:
+            return f"{workers}, {self.max_concurrency} in flight"
+        return f"{workers}, {self.request_rate:g} a second, at most {self.max_concurrency} in flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run, its figures, and why requests failed, with counts. slo_s: None without one."""
+
+    run: Run
     slo_s: float | None
     figures: Serving
     errors: dict[str, int]
@@ -36,8 +53,9 @@ class Row:
         """Give it flat, with the names of SGLang's bench_serving."""
         return {
             "task": options.task.value,
-            "num_workers": self.num_workers or None,
-            "max_concurrency": self.max_concurrency,
+            "num_workers": self.run.num_workers or None,
+            "request_rate": self.run.request_rate,
+            "max_concurrency": self.run.max_concurrency,
             "num_prompts": options.num_prompts,
             "num_outputs_per_prompt": options.shape.outputs,
             **asdict(self.figures),
@@ -47,7 +65,8 @@ class Row:
 
 
 HEAD = (
-    "workers", "in flight", "req/s", "outputs/s", "mean s", "p50", "p90", "p95", "p99", "MB/s", "failed", "in SLO",
+    "workers", "asked/s", "in flight", "req/s", "outputs/s", "mean s", "p50", "p90", "p95", "p99", "MB/s", "failed",
+    "in SLO",
 )  # fmt: skip
 
 
@@ -61,16 +80,16 @@ def run(options: ServeOptions, report: Report) -> int:
             with _target(options, workers[:count], stack) as url:
                 slo_s = options.slo_s
                 if options.warmup_requests:
-                    warm = _load(options, url, 1, options.warmup_requests, "warm-up", report)
+                    warm = _load(options, url, Run(count, None, 1), options.warmup_requests, "warm-up", report)
                     slo_s = _slo_s(options, warm)
-                for in_flight in options.max_concurrency:
-                    label = f"{count} workers, {in_flight} in flight" if count else f"{in_flight} in flight"
-                    done = _load(options, url, in_flight, options.num_prompts, label, report)
-                    rows.append(Row(count, in_flight, slo_s, serving(done, slo_s), reasons(done)))
+                for rate, in_flight in itertools.product(options.request_rate, options.max_concurrency):
+                    setting = Run(count, rate, in_flight)
+                    done = _load(options, url, setting, options.num_prompts, setting.label, report)
+                    rows.append(Row(setting, slo_s, serving(done, slo_s), reasons(done)))
     report.table("latencies are in seconds", [HEAD, *map(_cells, rows)])
     for row in rows:
         for reason, count in row.errors.items():
-            report.line(f"{row.num_workers or 'given'} workers, {row.max_concurrency} in flight: {count} x {reason}")
+            report.line(f"{row.run.label}: {count} x {reason}")
     _write(options, rows, report)
     return 1 if any(row.errors for row in rows) else 0
 
@@ -134,11 +153,12 @@ def _target(options: ServeOptions, workers: Sequence[str], stack: ExitStack) -> 
     router.close()
 
 
-def _load(options: ServeOptions, url: str, in_flight: int, count: int, label: str, report: Report) -> Load:
+def _load(options: ServeOptions, url: str, setting: Run, count: int, label: str, report: Report) -> Load:
     """Send `count` requests and show how far they are."""
+    due_s = arrivals_s(count, setting.request_rate, options.seed) if setting.request_rate else ()
     requests = [Request.of(options.task, options.shape, number, options.extra) for number in range(count)]
     with report.progress(label, count) as tick:
-        return asyncio.run(load([url], requests, in_flight, options.bounds, tick))
+        return asyncio.run(load([url], requests, setting.max_concurrency, options.bounds, tick, due_s))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -148,8 +168,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     )  # fmt: skip
     rate = figures.slo_attainment_rate
     return (
-        str(row.num_workers or "given"),
-        str(row.max_concurrency),
+        str(row.run.num_workers or "given"),
+        "" if row.run.request_rate is None else f"{row.run.request_rate:g}",
+        str(row.run.max_concurrency),
         f"{figures.throughput_qps:.4g}",
         f"{figures.output_throughput_ops:.4g}",
         *(f"{seconds:.3f}" for seconds in latencies),
