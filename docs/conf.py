@@ -1,5 +1,6 @@
 """How Sphinx makes the site from these pages (`make site`)."""
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,8 @@ extensions = ["myst_parser"]
 exclude_patterns = ["drawings", "_site"]
 # Anchors are those that GitHub makes, so the same link works here and there.
 myst_heading_anchors = 4
+# A block that names no language is what a program has printed.
+highlight_language = "none"
 
 html_theme = "furo"
 html_title = "sglang-d-router"
@@ -49,6 +52,21 @@ class DrawingsInThePage(SphinxPostTransform):
             (image.parent if alone else image).replace_self(figure)
 
 
+class TitlesForFileNames(SphinxPostTransform):
+    """Show a link whose words are a page's file name, as they are in the repository, under the page's title."""
+
+    # After the links are resolved (Sphinx's ReferencesResolver has 10).
+    default_priority = 20
+
+    def run(self, **_kwargs: object) -> None:
+        """Replace the words of each such link."""
+        for link in self.document.findall(nodes.reference):
+            named = re.fullmatch(r"(?:docs/)?([\w-]+)\.md", link.astext())
+            if link.get("internal") and named and named[1] in self.env.titles:
+                link.children = [nodes.Text(self.env.titles[named[1]].astext())]
+
+
 def setup(app: Sphinx) -> None:
     """Take part in the build."""
     app.add_post_transform(DrawingsInThePage)
+    app.add_post_transform(TitlesForFileNames)
