@@ -177,6 +177,7 @@ async def test_what_became_of_refits_is_counted() -> None:
         world.loads.answers = {"a": [REFUSED]}
         await world.run()
         assert world.refitter.outcomes == {"succeeded": 1, "failed": 1}
+        assert {outcome: sum(took.counts) for outcome, took in world.refitter.took.items()} == world.refitter.outcomes
         assert [view.status for view in world.refitter.log.newest(3)] == ["partial", "succeeded"]
 
 

@@ -38,7 +38,7 @@ class TestControl:
         assert request.endswith(b'\r\n\r\n{"url": "http://w"}')
         assert await reply(client) == (200, {b"content-length": b"21"}, b'{"status": "success"}')
         assert one.fleet.ends == []
-        assert one.plane.counters.requests["control"][2] == 1
+        assert one.plane.counters.routes["control"].statuses[2] == 1
 
     async def test_the_path_reaches_it_byte_for_byte(self, one: World) -> None:
         target = b"//x/../workers/http%3A%2f%2Fw:8000/?a=%20&b"

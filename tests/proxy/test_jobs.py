@@ -53,7 +53,7 @@ class Scene:
         return worker
 
     def watch(self, job_id: str) -> Lease:
-        lease = self.fleet.acquire(WorkSpec(creates_job=True), Nobody())
+        lease = self.fleet.acquire(WorkSpec(route="videos", creates_job=True), Nobody())
         assert isinstance(lease, Lease)
         self.jobs.watch("videos", job_id, lease)
         return lease
@@ -106,6 +106,25 @@ class TestPolling:
         assert scene.fleet.scheduler.in_flight(WORKER) == 1
         scene.asked.statuses.append(ENDED)
         await scene.ended(Result.OK, Result.OK)
+
+    async def test_how_long_those_took_that_ended_well_is_counted(self, scene: Scene) -> None:
+        now_s = 100.0
+        scene.fleet.now_s = lambda: now_s
+        for job_id in ("v1", "v2", "v3"):
+            scene.watch(job_id)
+        now_s = 107.0
+        scene.jobs.heard("videos", "v1", b'{"status":"completed"}')
+        scene.jobs.heard("videos", "v2", b'{"status":"failed"}')
+        await eventually(lambda: len(scene.jobs) == 1)
+        assert {route: (sum(took.counts), took.total) for route, took in scene.jobs.took.items()} == {
+            "videos": (1, 7.0)
+        }
+
+    async def test_one_that_was_begun_under_an_earlier_router_is_not_timed(self, scene: Scene) -> None:
+        scene.jobs.adopt("videos", "v1", scene.worker)
+        scene.jobs.heard("videos", "v1", b'{"status":"completed"}')
+        await scene.ended(Result.OK)
+        assert not scene.jobs.took
 
     async def test_nobody_is_asked_at_once(self, scene: Scene) -> None:
         scene.watch("v1")

@@ -6,7 +6,9 @@ import pytest
 from http1.peers import Peer, eventually, turns
 from proxy.steps import SERVER_ERROR, UNAVAILABLE, code, started
 from proxy.world import World, get, post, reply, serve, sized, world
+from sglang_diffusion_routing.core.limits import QueueLimits
 from sglang_diffusion_routing.core.work import JobStatus, Result
+from sglang_diffusion_routing.errors import Aborted
 from sglang_diffusion_routing.proxy.calls import ControlCall, JobCall
 from sglang_diffusion_routing.proxy.work import Work
 
@@ -143,7 +145,7 @@ class TestJob:
         await serve(other, sized(b'{"id":"video_1","status":"completed"}'))
         assert (await reply(asker))[0] == 200
         await one.released((0, Result.OK, 0))
-        assert one.plane.counters.requests["videos"][2] == 1
+        assert one.plane.counters.routes["videos"].statuses[2] == 1
 
     async def test_a_job_is_never_held_back_for_the_cap(self) -> None:
         async with world(1, cap=1) as one:
@@ -249,7 +251,7 @@ class TestDurableJob:
             client.reset()
         else:
             client.half_close()
-        await eventually(lambda: durable.plane.counters.requests["videos"][2] == 1)
+        await eventually(lambda: durable.plane.counters.routes["videos"].statuses[2] == 1)
         assert (durable.in_flight(), len(durable.plane.jobs)) == ([1], 1)
         durable.saver.disk_is_done.set()
         await turns(100)
@@ -451,7 +453,7 @@ class TestCounters:
             peer = peer or await one.accept()
             await serve(peer, sized(b"", status))
             await reply(client)
-        assert one.plane.counters.requests["rollout"] == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+        assert one.plane.counters.routes["rollout"].statuses == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
 
     async def test_bodies_are_counted_both_ways(self, one: World) -> None:
         client, peer, _ = await started(one, post(body=b"x" * 300_000))
@@ -475,3 +477,143 @@ class TestCounters:
 def test_one_that_is_made_for_every_request_keeps_its_facts_in_slots(kind: type) -> None:
     # With a dict beside them, and more than 30 facts, CPython 3.11 finds each of them ten times slower.
     assert kind.__dictoffset__ == 0
+
+
+class Hands:
+    """A clock that goes when it is moved."""
+
+    def __init__(self, world: World) -> None:
+        self.now_s = 100.0
+        world.fleet.now_s = lambda: self.now_s
+
+
+def times(world: World, route: str = "rollout") -> dict[str, tuple[int, float]]:
+    """Give how often each phase has been timed, and the sum of that in seconds."""
+    phases = zip(("queued", "head", "generated", "relayed"), world.plane.counters.routes[route].read(), strict=True)
+    return {name: (sum(sizes.counts), sizes.total) for name, sizes in phases if sum(sizes.counts)}
+
+
+class TestTimes:
+    async def test_the_worker_is_done_when_a_sized_reply_begins(self, one: World) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one)
+        hands.now_s += 7
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        await client.read_head()
+        hands.now_s += 2
+        await peer.send(b"cd")
+        await one.released((0, Result.OK, 200))
+        assert times(one) == {"queued": (1, 0), "head": (1, 7), "generated": (1, 7), "relayed": (1, 2)}
+
+    async def test_of_a_reply_without_a_length_the_end_counts(self, one: World) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one)
+        hands.now_s += 7
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        await client.read_head()
+        hands.now_s += 2
+        await peer.send(b"0\r\n\r\n")
+        await one.released((0, Result.OK, 200))
+        assert times(one) == {"queued": (1, 0), "head": (1, 7), "generated": (1, 9), "relayed": (1, 2)}
+
+    async def test_waiting_is_no_generation(self) -> None:
+        async with world(1, cap=1) as one:
+            hands = Hands(one)
+            _, peer, _ = await started(one)
+            waiting = await one.ask(post())
+            await eventually(lambda: one.fleet.scheduler.queued == 1)
+            hands.now_s += 5
+            await peer.send(sized())
+            await serve(peer)
+            hands.now_s += 3
+            await peer.send(sized())
+            await reply(waiting)
+            await one.released(*[(0, Result.OK, 200)] * 2)
+            assert times(one) == {"queued": (2, 5), "head": (2, 13), "generated": (2, 8), "relayed": (2, 0)}
+
+    async def test_waiting_in_vain_counts_and_being_refused_at_once_is_no_waiting(self) -> None:
+        async with world(1, cap=1, queue=QueueLimits(max_requests=2)) as one:
+            hands = Hands(one)
+            first, peer, _ = await started(one)
+            dropped, leaving = await one.ask(post()), await one.ask(post())
+            await eventually(lambda: one.fleet.scheduler.queued == 2)
+            assert await code(await one.ask(post())) == (429, "queue_full")
+            hands.now_s += 5
+            await leaving.close()
+            await eventually(lambda: one.fleet.scheduler.queued == 1)
+            one.fleet.drop_queued(Aborted())
+            await reply(dropped)
+            assert times(one) == {"queued": (2, 10)}
+            await peer.send(sized())
+            await reply(first)
+
+    @pytest.mark.parametrize("status", [b"500 Broken", b"404 No"])
+    async def test_what_went_wrong_was_not_generated(self, one: World, status: bytes) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one)
+        hands.now_s += 7
+        await peer.send(sized(b"", status))
+        await reply(client)
+        await eventually(lambda: not one.fleet.scheduler.live_leases)
+        assert times(one) == {"queued": (1, 0), "head": (1, 7), "relayed": (1, 0)}
+
+    async def test_a_second_worker_is_timed_alone_and_the_client_from_its_arrival(self, two: World) -> None:
+        hands = Hands(two)
+        client, peer, _ = await started(two)
+        hands.now_s += 7
+        peer.reset()
+        other = await two.accept()
+        await serve(other)
+        hands.now_s += 3
+        await other.send(sized())
+        await reply(client)
+        await eventually(lambda: not two.fleet.scheduler.live_leases)
+        assert times(two) == {"queued": (1, 0), "head": (1, 10), "generated": (1, 3), "relayed": (1, 0)}
+
+    async def test_what_nobody_waits_for_is_generated_all_the_same(self, one: World) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one)
+        await client.close()
+        await eventually(lambda: one.plane.counters.orphans_now == 1)
+        hands.now_s += 7
+        await peer.send(sized())
+        await one.released((0, Result.OK, 200))
+        assert times(one) == {"queued": (1, 0), "generated": (1, 7)}
+
+    async def test_a_reply_that_breaks_off_was_neither_made_nor_relayed(self, one: World) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one)
+        hands.now_s += 7
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        await client.read_head()
+        peer.reset()
+        await one.released((0, Result.DIED, 200))
+        assert times(one) == {"queued": (1, 0), "head": (1, 7)}
+
+    async def test_a_tunnel_makes_nothing(self, one: World) -> None:
+        hands = Hands(one)
+        client = await one.ask(UPGRADE)
+        peer = await one.accept()
+        await serve(peer)
+        hands.now_s += 2
+        await peer.send(SWITCH)
+        await client.read_head()
+        hands.now_s += 60
+        client.half_close()
+        assert await peer.read_to_end() == b""
+        await peer.close()
+        await one.released((0, Result.OK, 101))
+        assert times(one, "tunnel") == {"queued": (1, 0), "head": (1, 2)}
+
+    async def test_a_job_takes_until_its_own_end(self, one: World) -> None:
+        hands = Hands(one)
+        client, peer, _ = await started(one, post(b"/v1/videos"))
+        hands.now_s += 1
+        await peer.send(sized(VIDEO))
+        await reply(client)
+        hands.now_s += 60
+        one.plane.jobs.heard("videos", "video_1", b'{"status":"completed"}')
+        await eventually(lambda: not len(one.plane.jobs))
+        assert times(one, "videos") == {"queued": (1, 0), "head": (1, 1), "relayed": (1, 0)}
+        made = one.plane.jobs.took["videos"].read()
+        assert (sum(made.counts), made.total) == (1, 61)

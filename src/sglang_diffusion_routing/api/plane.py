@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -17,7 +17,7 @@ from sglang_diffusion_routing.control.memory import Memory
 from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.weights import Weights
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
-from sglang_diffusion_routing.metrics import Samples
+from sglang_diffusion_routing.metrics.kinds import Samples
 from sglang_diffusion_routing.runtime.audit import Audit
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.schemas import RouterInfo
@@ -47,7 +47,7 @@ class ControlPlane:
     weights: Weights
     gate: Gate
     lists: Lists
-    samples: Callable[[], Samples]
+    samples: Callable[[], Awaitable[Samples]]
     info: Callable[[], RouterInfo]
     supervisor: Supervisor | None
     gallery: Gallery | None

@@ -6,12 +6,12 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
-from sglang_diffusion_routing import metrics
 from sglang_diffusion_routing.api.plane import Plane
 from sglang_diffusion_routing.api.replies import Documented, errors, wire
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.worker import Standing, Worker, standing
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueFull
+from sglang_diffusion_routing.metrics import text
 from sglang_diffusion_routing.schemas import HealthReply, RouterInfo, Status
 
 router = APIRouter(tags=["status"])
@@ -70,5 +70,5 @@ async def router_info(plane: Plane) -> Response:
 @router.get("/metrics", response_class=Response)
 async def prometheus(plane: Plane) -> Response:
     """Give every metric in Prometheus's text format."""
-    content = await asyncio.to_thread(metrics.render, plane.samples())
-    return Response(content, headers={"content-type": metrics.CONTENT_TYPE})
+    content = await asyncio.to_thread(text.render, await plane.samples(), text.PROCESS)
+    return Response(content, headers={"content-type": text.CONTENT_TYPE})

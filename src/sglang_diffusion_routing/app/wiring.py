@@ -19,7 +19,7 @@ from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.keys import access_of, from_files, rereader
 from sglang_diffusion_routing.app.reload import Reloads
 from sglang_diffusion_routing.app.restore import restore, summary
-from sglang_diffusion_routing.app.samples import reader
+from sglang_diffusion_routing.app.samples import Sources, reader
 from sglang_diffusion_routing.app.state_file import open_state
 from sglang_diffusion_routing.app.traces import traces
 from sglang_diffusion_routing.control.brackets import Brackets
@@ -57,6 +57,7 @@ from sglang_diffusion_routing.proxy.story import Teller
 from sglang_diffusion_routing.proxy.tracing import Tracing
 from sglang_diffusion_routing.runtime.audit import Audit
 from sglang_diffusion_routing.runtime.effects import Effects
+from sglang_diffusion_routing.runtime.lag import Lag
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.runtime.saver import Saver
 from sglang_diffusion_routing.settings import Settings
@@ -153,6 +154,7 @@ class App:
             tellers=self._tellers(),
         )
         self._tasks = Tasks()
+        self._lag = Lag()
         self._supervisor: Supervisor | None = None
         self.restored = ""
 
@@ -188,14 +190,17 @@ class App:
             supervisor=self._supervisor,
             gallery=self._gallery,
             samples=reader(
-                fleet,
-                self._data_plane.counters,
-                self._data_plane.spools,
-                api,
-                self._prober,
-                self._sentinels,
-                self._refitter,
-                self._resyncer,
+                Sources(
+                    fleet=fleet,
+                    data_plane=self._data_plane,
+                    api=api,
+                    prober=self._prober,
+                    sentinels=self._sentinels,
+                    refitter=self._refitter,
+                    resyncer=self._resyncer,
+                    lag=self._lag,
+                    supervisor=self._supervisor,
+                )
             ),
             info=info.reader(settings, self._data_plane.counters, self._saver),
             audit=self._audit,
@@ -243,6 +248,7 @@ class App:
         # Two questions each: for a worker's health, and for what it makes.
         self._refitter.restore(saved.refits if saved else (), within_s=2 * self._settings.probe_timeout_s)
         self._prober.start()
+        self._lag.start()
         self._tasks.spawn(self._tick(), name="tick")
         if self._supervisor is not None:
             self._supervisor.start()
@@ -302,6 +308,7 @@ class App:
 
         However hasty, it is an end that somebody wanted: a router that had started leaves its state in order.
         """
+        self._lag.stop()
         await self._data_plane.close()
         if self._supervisor is not None:
             await self._supervisor.aclose()

@@ -24,6 +24,7 @@ from sglang_diffusion_routing.core.events import RefitClosed
 from sglang_diffusion_routing.core.weights import Loaded
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import NoEligibleWorker, RouterError, TooManyRefits
+from sglang_diffusion_routing.metrics.histogram import WORK_S, Histogram
 from sglang_diffusion_routing.schemas import FanOutReply
 from sglang_diffusion_routing.spans import OFF, Tracer
 from sglang_diffusion_routing.store import SavedRefit
@@ -44,7 +45,7 @@ class Refitter:
         shelf: where refits outlive the router.
 
     Attributes:
-        outcomes: refits so far that did "succeeded", "failed" in part or whole.
+        outcomes: refits so far that did "succeeded", "failed" in part or whole. took: how long, in seconds.
         turns: whose turn it is in each weight group. log: the last refits. updates: the calls on workers.
     """
 
@@ -60,6 +61,7 @@ class Refitter:
         tracer: Tracer = OFF,
     ) -> None:
         self.outcomes = {"succeeded": 0, "failed": 0}
+        self.took = {outcome: Histogram(WORK_S) for outcome in self.outcomes}
         self.turns = Turns()
         self.log = RefitLog()
         self.updates = Updates(api, baselines, call_limit_s=call_limit_s, max_reply_bytes=max_reply_bytes)
@@ -214,7 +216,7 @@ class Refitter:
         plan = refit.plan(record.refit_id, version, groups)
         record.begin(plan, eligible, parts=0 if bracket else 1)
         await self._put(record, plan)
-        transaction = self._transaction(record, plan, refit, bracket)
+        transaction, began_s = self._transaction(record, plan, refit, bracket), self._fleet.now_s()
         self._under_way[plan.refit_id] = transaction
         _log.info("refit_started", refit=plan.refit_id, version=version, workers=len(eligible))
         warning = caution(self._fleet.pool.ledger, plan)
@@ -232,7 +234,7 @@ class Refitter:
             if bracket is not None:
                 bracket.close()
         fault = "" if bracket is None else bracket.fault
-        await self._ended(transaction, record, counted=refit.version is None, fault=fault)
+        await self._ended(transaction, record, counted=refit.version is None, fault=fault, began_s=began_s)
         return transaction.reply(warning)
 
     def _transaction(self, record: RefitRecord, plan: Plan, refit: Refit, bracket: Bracket | None) -> Transaction:
@@ -250,7 +252,9 @@ class Refitter:
         limit_s = plan.drain_limit_s + 3 * updates.call_limit_s
         return Transaction(fleet, updates, plan, record, load, limit_s=limit_s, tracer=self._tracer)
 
-    async def _ended(self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str) -> None:
+    async def _ended(
+        self, transaction: Transaction, record: RefitRecord, *, counted: bool, fault: str, began_s: float
+    ) -> None:
         good, asked = transaction.updated, len(transaction.rows)
         status: Status = "failed" if not good else "succeeded" if good == asked else "partial"
         record.end(status, fault)
@@ -259,7 +263,9 @@ class Refitter:
         _log.info("refit_ended", refit=record.refit_id, version=version, updated=good, failed=asked - good)
         if not asked:
             raise NoEligibleWorker(self._fleet.pool.counts_by_status())
-        self.outcomes["succeeded" if status == "succeeded" else "failed"] += 1
+        outcome = "succeeded" if status == "succeeded" else "failed"
+        self.outcomes[outcome] += 1
+        self.took[outcome].observe(self._fleet.now_s() - began_s)
         if good and counted:
             self._counted = max(self._counted, int(version))
 

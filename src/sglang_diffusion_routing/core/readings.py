@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sglang_diffusion_routing.core.cost import CostBook
 from sglang_diffusion_routing.core.experience import Experience
 from sglang_diffusion_routing.core.hedge import Hedges
@@ -51,6 +53,16 @@ class Readings:
         """Count a worker's live leases; 0 for one that is not here."""
         station = self._by_id.get(worker_id)
         return 0 if station is None else len(station.leases)
+
+    def leases_ended(self) -> list[int]:
+        """Count the leases that have ended, by result; those of workers that have left as well."""
+        rows = [row for station in self._by_worker.values() for row in station.ended.values()]
+        return [sum(numbers) for numbers in zip(self._stations.past, *rows, strict=True)]
+
+    def ended(self, worker_id: WorkerId) -> Mapping[str, Sequence[int]]:
+        """Give how many of a worker's leases have ended, by route and then by result."""
+        station = self._by_id.get(worker_id)
+        return {} if station is None else station.ended
 
     def leases_of(self, worker_id: WorkerId) -> list[Lease]:
         """Give a worker's live leases, oldest first; also of one just removed."""

@@ -95,15 +95,18 @@ class Scheduler(Waiting):
         if not lease.live:
             raise AssertionError(f"lease {lease.lease_id} on {lease.worker.worker_id} has ended before")
         lease.live = False
+        lease.ended_s = now_s
         self.live_leases -= 1
         station = self._by_worker[lease.worker]
-        counts = not lease.spec.skips_queue
+        spec = lease.spec
+        station.ended[spec.route][result] += 1
+        counts = not spec.skips_queue
         if result <= _SERVER_ERROR:
             station.answered_s = now_s
             if counts:
                 self._experience.learn(station, lease, status, now_s)
         station.drop(lease)
-        if lease.spec.group and counts:
+        if spec.group and counts:
             self._ties.ended(lease, result, now_s)
         if counts and station.open:
             for lane in station.lanes:
@@ -114,7 +117,7 @@ class Scheduler(Waiting):
                 return self._dispatch(station.lanes, now_s, station)
         if station.gone and not station.leases:
             self._stations.forget(station)
-        return self.follow_up(now_s) if lease.spec.group else []
+        return self.follow_up(now_s) if spec.group else []
 
     def _check_pin(self, lane: Lane, spec: WorkSpec, worker_id: WorkerId) -> None:
         station = self._by_id.get(worker_id)

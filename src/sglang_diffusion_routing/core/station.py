@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from sglang_diffusion_routing.core.speed import Speed
-from sglang_diffusion_routing.core.work import Lease
+from sglang_diffusion_routing.core.work import Lease, Result
 from sglang_diffusion_routing.core.worker import Standing, Worker
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Station:
     open: whether it takes work, be it full; standing: why.
     gone: removed; it stays until its last lease has ended.
     answered_s: instant at which it last completed a reply.
+    ended: leases that have ended here, by route a list of counts, whose index is the result.
     lanes: those whose work it can do; hopes: those whose work may wait for it, which are at least these.
     """
 
@@ -39,6 +40,7 @@ class Station:
         "cap",
         "done_s",
         "doubted_s",
+        "ended",
         "first_since_s",
         "first_work",
         "gone",
@@ -72,6 +74,7 @@ class Station:
         self.open = False
         self.gone = False
         self.answered_s: float | None = None
+        self.ended: defaultdict[str, list[int]] = defaultdict(_none)
         self.lanes: tuple[Lane, ...] = ()
         self.hopes: tuple[Lane, ...] = ()
 
@@ -113,6 +116,10 @@ class Station:
     def finishes_in_s(self, cost: float, now_s: float) -> float:
         """Give the time after which work of this cost would be finished here, in seconds from now."""
         return (self.backlog(now_s) + cost) / self.speed.expected
+
+
+def _none() -> list[int]:
+    return [0] * len(Result)
 
 
 class Look(NamedTuple):

@@ -27,7 +27,10 @@ class Change:
 
 
 class Stations:
-    """One station for each worker, from its registration to the end of its last lease."""
+    """One station for each worker, from its registration to the end of its last lease.
+
+    past: leases that have ended on those that are forgotten, by result.
+    """
 
     def __init__(self, lanes: Lanes, limits: SchedulerLimits, experience: Experience) -> None:
         self._lanes = lanes
@@ -35,6 +38,7 @@ class Stations:
         self._experience = experience
         self._routable: set[Station] = set()
         self._unproven: dict[Station, None] = {}
+        self.past = [0] * len(Result)
         self.by_worker: dict[Worker, Station] = {}
         self.by_id: dict[WorkerId, Station] = {}
 
@@ -61,6 +65,7 @@ class Stations:
 
     def forget(self, station: Station) -> None:
         """Forget a station that is gone, now that nothing is left on it."""
+        self.past = [sum(numbers) for numbers in zip(self.past, *station.ended.values(), strict=True)]
         del self.by_worker[station.worker]
         if self.by_id.get(station.worker.worker_id) is station:
             del self.by_id[station.worker.worker_id]

@@ -152,15 +152,16 @@ class Lease:
 
     done_s: instant at which the worker had done the work, though its reply was still on its way; None: when the lease
         ends. A job's is set only if there is something to show for it.
+    ended_s: instant of its end; that of its beginning while it lives.
     """
 
-    __slots__ = ("done_s", "granted_s", "holder", "lease_id", "live", "queued_s", "spec", "worker")
+    __slots__ = ("done_s", "ended_s", "granted_s", "holder", "lease_id", "live", "queued_s", "spec", "worker")
 
     def __init__(self, lease_id: int, worker: Worker, spec: WorkSpec, granted_s: float, queued_s: float) -> None:
         self.lease_id = lease_id
         self.worker = worker
         self.spec = spec
-        self.granted_s = granted_s
+        self.granted_s = self.ended_s = granted_s
         self.queued_s = queued_s
         self.live = True
         self.done_s: float | None = None

@@ -46,6 +46,9 @@ class Upstreams:
         self._loop = asyncio.get_running_loop()
         self.connects_total = 0
 
+    def __len__(self) -> int:
+        return len(self._connections)
+
     def take(self, worker_id: WorkerId) -> UpstreamConnection | None:
         """Give an idle connection to this worker that is fresh enough, the youngest first."""
         idle = self._idle.get(worker_id)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 
 from sglang_diffusion_routing.core.jobs import status_in
 from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
+from sglang_diffusion_routing.metrics.histogram import WORK_S, Histogram
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.ports import JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.tasks import Tasks, spawn
@@ -16,11 +18,16 @@ FIRST_POLL_S = 1.0
 LAST_POLL_S = 10.0
 """A worker is asked after 1 s, then ever more seldom: a GET costs it 2-17 ms, a video takes seconds to minutes."""
 
+Took = defaultdict[str, Histogram]
+
 
 class _Job:
-    """A job under way, and the lease that it holds. made: it has ended well."""
+    """A job under way, and the lease that it holds.
 
-    def __init__(self, leases: Leases, kind: str, job_id: str, lease: Lease) -> None:
+    made: it has ended well. adopted: it was begun under an earlier router, nobody knows when.
+    """
+
+    def __init__(self, leases: Leases, took: Took, kind: str, job_id: str, lease: Lease, *, adopted: bool) -> None:
         self.kind = kind
         self.job_id = job_id
         self.worker = lease.worker
@@ -28,7 +35,9 @@ class _Job:
         self.lost = asyncio.Event()
         self.status = JobStatus.RUNNING
         self.made = False
+        self.adopted = adopted
         self._leases = leases
+        self._took = took
         self._lease: Lease | None = lease
 
     def hear(self, status: JobStatus) -> None:
@@ -42,6 +51,8 @@ class _Job:
             lease.holder = None
             if self.made:
                 lease.done_s = self._leases.now_s()
+                if not self.adopted:
+                    self._took[lease.spec.route].observe(lease.done_s - lease.granted_s)
             self._leases.release(lease, result)
 
     # Holder
@@ -57,9 +68,13 @@ class _Job:
 
 
 class Jobs:
-    """The jobs that hold a lease now, and who made what."""
+    """The jobs that hold a lease now, and who made what.
+
+    took: how long jobs were under way that have ended well, in seconds, by route name.
+    """
 
     def __init__(self, leases: Leases, probe: JobProbe, saver: JobSaver) -> None:
+        self.took: Took = defaultdict(lambda: Histogram(WORK_S))
         self._leases = leases
         self._probe = probe
         self._saver = saver
@@ -82,11 +97,12 @@ class Jobs:
         """Remember which worker has begun a job, and keep the lease until the job has ended."""
         self._leases.affinity.remember(kind, job_id, lease.worker, self._leases.now_s())
         self._saver.note_job(kind, job_id, lease.worker, running=True)
-        self._follow_from_now(kind, job_id, lease)
+        self._follow_from_now(kind, job_id, lease, adopted=False)
 
     def adopt(self, kind: str, job_id: str, worker: Worker) -> None:
         """Follow a job that an earlier router has left running; its owner is remembered already."""
-        self._follow_from_now(kind, job_id, self._leases.adopt(worker, WorkSpec(route=kind, creates_job=True)))
+        lease = self._leases.adopt(worker, WorkSpec(route=kind, creates_job=True))
+        self._follow_from_now(kind, job_id, lease, adopted=True)
 
     def save_then(self, act: Callable[[], None]) -> bool:
         """Call `act` when all that was remembered is on disk, or cannot be brought there; False: there is no disk."""
@@ -101,8 +117,8 @@ class Jobs:
         finally:
             act()
 
-    def _follow_from_now(self, kind: str, job_id: str, lease: Lease) -> None:
-        job = _Job(self._leases, kind, job_id, lease)
+    def _follow_from_now(self, kind: str, job_id: str, lease: Lease, *, adopted: bool) -> None:
+        job = _Job(self._leases, self.took, kind, job_id, lease, adopted=adopted)
         lease.holder = job
         self._running[kind, job_id] = job
         self._tasks.spawn(self._follow(job), name=f"follow-{kind}")

@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 
 from sglang_diffusion_routing.core.weights import Loaded
-from sglang_diffusion_routing.core.work import Holder, Lease, Result
+from sglang_diffusion_routing.core.work import Holder, Lease, Result, Ticket
 from sglang_diffusion_routing.core.worker import Worker
 from sglang_diffusion_routing.errors import Aborted, RouterError
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
@@ -63,7 +63,9 @@ class Leased(Asking, Holder):
 
     def refused(self, error: RouterError) -> None:
         """No worker will come: answer with what went wrong on the last one, if any was tried."""
-        self._ticket = None
+        if self._ticket is not None:
+            self._waited_in_vain(self._ticket)
+            self._ticket = None
         if isinstance(error, Aborted):
             # Somebody wanted that, whatever had gone wrong before.
             self.fail(error)
@@ -71,6 +73,9 @@ class Leased(Asking, Holder):
             self.answer(*self._last_reply)
         else:
             self.fail(self._last_error or error)
+
+    def _waited_in_vain(self, ticket: Ticket) -> None:
+        self._queued_s += self._shared.leases.now_s() - ticket.enqueued_s
 
     def _go(self, lease: Lease) -> None:
         self._lease = lease

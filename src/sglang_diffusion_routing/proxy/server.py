@@ -96,6 +96,10 @@ class DataPlane:
         return self._shared.counters
 
     @property
+    def upstreams(self) -> Upstreams:
+        return self._upstreams
+
+    @property
     def spools(self) -> Spools:
         return self._shared.spools
 

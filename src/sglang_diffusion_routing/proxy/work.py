@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sglang_diffusion_routing.core.retry import Failure
-from sglang_diffusion_routing.core.work import Result
+from sglang_diffusion_routing.core.work import Lease, Result
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.http1.chunks import decoded
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
@@ -34,9 +34,12 @@ _NOBODY: frozenset[WorkerId] = frozenset()
 
 
 class Work(Racing):
-    """A request that needs a worker's time."""
+    """A request that needs a worker's time.
 
-    __slots__ = ("_looked", "_status", "_trace_id")
+    _arrived_s: instant at which its head had come. _head_s: at which its reply's head was passed on, 0 before.
+    """
+
+    __slots__ = ("_arrived_s", "_head_s", "_looked", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         # Here, and in `reply_began`: super() makes an object, which costs as much as the call.
@@ -44,6 +47,8 @@ class Work(Racing):
         self._shared = shared
         self._route = route
         self.request_id, self._trace_id = shared.heads.ids(head)
+        self._arrived_s = shared.leases.now_s()
+        self._head_s = 0.0
         # The beginning of a reply in which an id is looked for.
         self._looked = b"" if route.creates == "images" else None
         self._status = 0
@@ -102,9 +107,10 @@ class Work(Racing):
         worker = self._worker
         assert worker is not None
         self._status = head.status
+        self._head_s = now_s = self._shared.leases.now_s()
         if head.content_length is not None and self._lease is not None and not self._route.creates_job:
             # The worker is done when a sized reply begins; its next piece does not wait for the reader of this one.
-            self._lease.done_s = self._shared.leases.now_s()
+            self._lease.done_s = now_s
         if self._route.safe:
             return b""
         return b"".join(
@@ -216,15 +222,45 @@ class Work(Racing):
             self._shared.retry_budget.give_back()
         if self._beside is not None:
             self._part()
+        shared = self._shared
         if self._ticket is not None:
-            self._shared.leases.abandon(self._ticket)
+            self._waited_in_vain(self._ticket)
+            shared.leases.abandon(self._ticket)
             self._ticket = None
         status = self._status if head is None else head.status
-        self._shared.counters.count(self._route.name, status, self.body_bytes, self.reply_bytes)
         result = self._result
         if result is None:
             if whole:
                 result = Result.SERVER_ERROR if status >= 500 else _OK
             else:
                 result = Result.DIED if self.worker_failed else Result.ABANDONED
+        lease = self._lease
         self._release(result, status)
+        if result is _OK and status < 400 and lease is not None and head is not None and self._head_s:
+            shared.counters.done(
+                self._route.name,
+                status,
+                self.body_bytes,
+                self.reply_bytes,
+                self._arrived_s,
+                self._queued_s,
+                self._head_s,
+                lease,
+            )
+        else:
+            shared.counters.count(self._route.name, status, self.body_bytes, self.reply_bytes)
+            self._count_times(lease if result is _OK and status < 400 else None, whole=whole)
+
+    def _count_times(self, lease: Lease | None, *, whole: bool) -> None:
+        """Count as much of its times as there is, of work that has not gone the usual way. lease: if that went well."""
+        times, now_s = self._shared.counters.routes[self._route.name], self._shared.leases.now_s()
+        if self._worker is not None or self._queued_s:
+            times.queued.observe(self._queued_s)
+        if self._head_s:
+            times.head.observe(self._head_s - self._arrived_s)
+        if not whole or self._tunnel is not None:
+            return
+        if self._head_s:
+            times.relayed.observe(now_s - self._head_s)
+        if lease is not None:
+            times.generated.observe((now_s if lease.done_s is None else lease.done_s) - lease.granted_s)

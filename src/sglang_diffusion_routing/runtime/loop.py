@@ -55,8 +55,7 @@ class Fleet:
     Attributes:
         run_command: carries out the pool's commands; set once, before the first event.
         saver: writes down what outlives the router; without one nothing does.
-        ended: leases that have ended, by `Result`.
-        watch: tells of leases that end and workers that change.
+        watch: tells of leases that end and workers that change. journal: of the latter to the log.
     """
 
     def __init__(
@@ -73,11 +72,10 @@ class Fleet:
         self.blackholes = blackholes
         self.saver = Saver(job_ttl_s=0.0) if saver is None else saver
         self.run_command: Callable[[Command], None] = _no_effects
-        self.ended = [0] * len(Result)
         self._loop = asyncio.get_running_loop()
         self.now_s = self._loop.time
         self.watch = Watch(self.now_s)
-        self._journal = Journal(self.watch)
+        self.journal = Journal(self.watch)
         self._outbox: deque[Decision | Event | Command] = deque()
         self._delivering = False
         self._requests: dict[RequestId, asyncio.Future[Ending]] = {}
@@ -126,7 +124,6 @@ class Fleet:
         """
         outbox, worker = self._outbox, lease.worker
         outbox.extend(self.scheduler.release(lease, result, status, self.now_s()))
-        self.ended[result] += 1
         if self.watch.is_watched:
             self.watch.ended(lease, result, status)
         if result <= _SERVER_ERROR:
@@ -138,6 +135,11 @@ class Fleet:
             outbox.append(WorkerDrained(worker.worker_id, worker.incarnation))
         if outbox:
             self._deliver()
+
+    @property
+    def ended(self) -> list[int]:
+        """How many leases have ended, by `Result`."""
+        return self.scheduler.leases_ended()
 
     # What happens to workers.
 
@@ -214,7 +216,7 @@ class Fleet:
         """Queue up what follows from a change: the scheduler knows of it before any command runs."""
         self._outbox.extend(self.scheduler.refresh(self.pool.changed, now_s))
         for worker in self.pool.changed:
-            self._journal.note(worker)
+            self.journal.note(worker)
             self.saver.note(worker)
             if worker.state is WorkerState.DRAINING and not self.scheduler.in_flight(worker.worker_id):
                 self._drained(worker)
