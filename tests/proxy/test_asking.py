@@ -244,7 +244,8 @@ class TestWeights:
 
     async def test_what_comes_over_a_connection_from_before_the_doubt_is_passed_on(self, one: World) -> None:
         client, peer, _ = await started(one)
-        await asyncio.sleep(DOUBT_S)
+        # The loop's clock has milliseconds.
+        await asyncio.sleep(DOUBT_S + 0.01)
         record = one.record(one.workers[0])
         one.fleet.apply(ev.SentinelEnded(record.worker_id, record.incarnation))
         await peer.send(sized(b"late"))
