@@ -1,5 +1,6 @@
 """How Sphinx makes the site from these pages (`make site`)."""
 
+import html
 import re
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 import sglang_diffusion_routing
 
 HERE = Path(__file__).parent
+PICTURES = HERE.parent / "build" / "pictures"
+"""What tools/screenshots.py has made, if it could: pictures are taken anew for each site, and none is kept."""
 
 project = "sglang-diffusion-routing"
 project_copyright = "sglang-diffusion-routing contributors, MIT licence"
@@ -25,7 +28,7 @@ highlight_language = "none"
 
 html_theme = "furo"
 html_title = "sglang-d-router"
-html_static_path = ["_site"]
+html_static_path = ["_site", *([str(PICTURES)] if PICTURES.is_dir() else [])]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -52,6 +55,29 @@ class DrawingsInThePage(SphinxPostTransform):
             (image.parent if alone else image).replace_self(figure)
 
 
+class PicturesWhereThereAreSome(SphinxPostTransform):
+    """Put a picture, one for light and one for dark pages, where a page has `<!-- picture: NAME, WHAT IT SHOWS -->`."""
+
+    default_priority = 5
+    formats: ClassVar[tuple[str, ...]] = ("html",)
+
+    def run(self, **_kwargs: object) -> None:
+        """Replace each such comment; without pictures, by nothing."""
+        for raw in list(self.document.findall(nodes.raw)):
+            named = re.fullmatch(r"<!-- picture: ([\w-]+), (.+) -->\s*", raw.astext(), re.DOTALL)
+            if named is None:
+                continue
+            files = {side: f"{named[1]}-{side}.png" for side in ("light", "dark")}
+            if not all((PICTURES / file).is_file() for file in files.values()):
+                raw.parent.remove(raw)
+                continue
+            shown = "".join(
+                f'<img class="only-{side}" src="_static/{file}" alt="{html.escape(" ".join(named[2].split()))}">'
+                for side, file in files.items()
+            )
+            raw.replace_self(nodes.raw("", f'<figure class="picture">{shown}</figure>', format="html"))
+
+
 class TitlesForFileNames(SphinxPostTransform):
     """Show a link whose words are a page's file name, as they are in the repository, under the page's title."""
 
@@ -69,4 +95,5 @@ class TitlesForFileNames(SphinxPostTransform):
 def setup(app: Sphinx) -> None:
     """Take part in the build."""
     app.add_post_transform(DrawingsInThePage)
+    app.add_post_transform(PicturesWhereThereAreSome)
     app.add_post_transform(TitlesForFileNames)
