@@ -30,6 +30,7 @@ FOREIGN_FLAGS = {
     },
     "Slurm": {"--array", "--exact", "--gpus", "--gpus-per-node", "--gpus-per-task", "--no-kill", "--nodes", "--signal"},
     "curl": {"--compressed", "--insecure", "--cacert"},
+    "miles": {"--sglang-router-ip", "--sglang-router-port", "--use-miles-router"},
     "make's tests, and its scripts": {"--device", "--check", "--smg", "--rounds", "--json"},
 }  # fmt: skip
 ENVIRON = {setting.env for setting in declared()} | CLIENTS_ENV | {CONFIG_ENV, options.API_KEY, options.ADMIN_KEY}

@@ -11,12 +11,10 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +30,7 @@ from sglang_diffusion_routing.sim.process import SimProcess
 from sglang_diffusion_routing.sim.weights import write_checkpoint
 from support.deadlines import eventually, eventually_equal
 from support.pids import is_running
+from support.ports import a_free_port
 from support.router import SOURCES, START_S
 
 ATTEMPTS, PAUSE_S = 60, 1.0
@@ -54,12 +53,6 @@ def arguments(**others: Any) -> Namespace:
         "miles_router_middleware_paths": [],
     }
     return Namespace(**{**given, **others})
-
-
-def a_free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Manager:

@@ -17,6 +17,7 @@ from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
 from support.deadlines import eventually
 from support.pids import is_running
+from support.ports import a_free_port
 from support.router import SOURCES
 
 LOOPBACK = {"host": "127.0.0.1", "port": 0}
@@ -42,6 +43,47 @@ def test_a_block_has_a_router_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(url)
     assert "shutting_down" in log.read_text()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("where", ["setting", "environment", "file"])
+@pytest.mark.parametrize("kinds", [("api",), ("admin",), ("api", "admin")])
+def test_its_own_client_has_its_keys(
+    where: str, kinds: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, object] = dict(LOOPBACK)
+    for kind in kinds:
+        (tmp_path / kind).write_text(f"# of {kind}\n\n{kind}-key\nother-key\n")
+        match where:
+            case "setting":
+                settings[f"{kind}_key"] = f"{kind}-key,other-key"
+            case "environment":
+                monkeypatch.setenv(f"SGLANG_D_ROUTER_{kind.upper()}_KEY", f"{kind}-key")
+            case _:
+                settings[f"{kind}_key_file"] = str(tmp_path / kind)
+    router = RouterProcess(settings, tmp_path / "log")
+    router.start()
+    try:
+        assert httpx2.post(f"{router.url}/pause_generation").status_code == 401
+        with router.client() as client:
+            assert client.pause()["status"] == "paused"
+            assert client.workers() == []
+    finally:
+        router.stop()
+    assert "-key" not in " ".join(map(str, [router.settings, (tmp_path / "log").read_text()]))
+
+
+@pytest.mark.e2e
+def test_its_own_client_goes_where_control_is(tmp_path: Path) -> None:
+    router = RouterProcess({**LOOPBACK, "admin_port": a_free_port()}, tmp_path / "log")
+    router.start()
+    try:
+        assert httpx2.get(f"{router.url}/workers").status_code == 403
+        with router.client() as client:
+            assert client.workers() == []
+            assert client.health()["total_workers"] == 0
+    finally:
+        router.stop()
 
 
 @pytest.mark.e2e
