@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,6 +12,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
+from pydantic import SecretStr
+
+from sglang_diffusion_routing.client import Client
 from sglang_diffusion_routing.integrations import serving
 from sglang_diffusion_routing.settings import Settings
 
@@ -69,6 +74,21 @@ class RouterProcess:
         """Give where it is reached at `host`, a name or an address of this machine."""
         scheme, _, port = self._where
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Give a client that has the router's own keys, and goes where control is."""
+        settings, url = self.settings, self.url
+        if settings.admin_port is not None:
+            host = f"[{settings.admin_host}]" if ":" in settings.admin_host else settings.admin_host
+            url = f"{self._where[0]}://{_ANY_ADDRESS.get(host, host)}:{settings.admin_port}"
+        key = _first(settings.admin_key, settings.admin_key_file) or _first(settings.api_key, settings.api_key_file)
+        with ExitStack() as stack:
+            http = None
+            if settings.tls_cert is not None:
+                trusted = _only(settings.tls_cert)
+                http = stack.enter_context(httpx2.Client(base_url=url, trust_env=False, verify=trusted))
+            yield stack.enter_context(Client(url, api_key=key, admin_key=key, http=http))
 
     def start(self, within_s: float = START_S) -> None:
         """Start it and wait until it listens. One that has ended may be started again, and has its port again then.
@@ -183,3 +203,19 @@ def _search_path() -> str:
     """Let the child find this package where this process has found it."""
     source = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+
+
+def _first(keys: tuple[SecretStr, ...], file: str | None) -> str | None:
+    """Give one of the keys that the settings name; files have one a line, and comments."""
+    if keys:
+        return keys[0].get_secret_value()
+    lines = Path(file).read_text(encoding="latin-1").splitlines() if file is not None else []
+    return next((line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")), None)
+
+
+def _only(certificate: str) -> ssl.SSLContext:
+    """Trust this certificate alone, whomever it names: the router is reached by the address of its machine."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
