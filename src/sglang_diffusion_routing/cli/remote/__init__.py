@@ -43,7 +43,8 @@ COMMANDS = {
 
 EPILOG = f"""\
 exit status: 0 done, 1 a worker did not do it or a check found a fault, 2 a bad flag, 3 the router does not answer,
-4 it refused. Keys are taken from $SGLANG_D_ROUTER_API_KEY and $SGLANG_D_ROUTER_ADMIN_KEY. See also {PROGRAM} --help.
+4 it refused. Keys are taken from $SGLANG_D_ROUTER_API_KEY and $SGLANG_D_ROUTER_ADMIN_KEY, or from the files that
+$SGLANG_D_ROUTER_API_KEY_FILE and $SGLANG_D_ROUTER_ADMIN_KEY_FILE name. See also {PROGRAM} --help.
 """
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from sglang_diffusion_routing.client import Client, Retry
 from sglang_diffusion_routing.client.settings import DEFAULT_URL
+from sglang_diffusion_routing.errors import BadSetting
 
 URL = "SGLANG_D_ROUTER_URL"
 API_KEY = "SGLANG_D_ROUTER_API_KEY"
@@ -41,13 +43,29 @@ def connect(chosen: argparse.Namespace, environ: Mapping[str, str] = os.environ)
     """Give a client of the router that is meant; keys come from the environment, for flags are seen by everybody."""
     return Client(
         chosen.url or environ.get(URL) or DEFAULT_URL,
-        api_key=environ.get(API_KEY),
-        admin_key=environ.get(ADMIN_KEY),
+        api_key=key_in(environ, API_KEY),
+        admin_key=key_in(environ, ADMIN_KEY),
         timeout_s=chosen.timeout,
         connect_timeout_s=5.0,
         ca_file=chosen.ca_file,
         retry=Retry(attempts=1),
     )
+
+
+def key_in(environ: Mapping[str, str], name: str) -> str | None:
+    """Give the key that a variable has, or the file that `name`_FILE names; of several, as a router may have, the first.
+
+    Raises:
+        BadSetting: the file cannot be read.
+    """
+    text, file = environ.get(name, ""), environ.get(name + "_FILE")
+    if not text and file:
+        try:
+            lines = Path(file).read_text(encoding="latin-1").splitlines()
+        except OSError as error:
+            raise BadSetting(f"{name}_FILE {file}", f"cannot be read: {error.strerror or error}") from None
+        text = " ".join(line for line in lines if not line.lstrip().startswith("#"))
+    return next(iter(text.replace(",", " ").split()), None)
 
 
 def _seconds(text: str) -> float:
