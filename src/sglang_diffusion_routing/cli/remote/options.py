@@ -53,7 +53,7 @@ def connect(chosen: argparse.Namespace, environ: Mapping[str, str] = os.environ)
 
 
 def key_in(environ: Mapping[str, str], name: str) -> str | None:
-    """Give the key that a variable has, or the file that `name`_FILE names; of several, as a router may have, the first.
+    """Give the key that a variable has, or the file that `name`_FILE names; of several, as a router has, the first.
 
     Raises:
         BadSetting: the file cannot be read.
