@@ -57,7 +57,8 @@ def test_the_client_works_with_one_key_and_steers_with_the_other(router: RouterP
     with Client(url, api_key="s3cret-data", admin_key="s3cret-admin") as client:
         assert client.images("a fox", size="64x64", num_inference_steps=2)
         assert client.workers()
-        client.refit(write_checkpoint(tmp_path / "step-1", seed=1), weight_version="step-1")
+        write_checkpoint(tmp_path / "step-1", seed=1)
+        client.refit(str(tmp_path / "step-1"), weight_version="step-1")
         client.sleep()
         client.wake()
     with Client(url, api_key="s3cret-data") as client:
