@@ -8,6 +8,8 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from support.authority import Authority
+
 # A busy machine is no reason to fail. What else the profile in force says (on CI the same examples each time) stays.
 settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
@@ -29,3 +31,9 @@ def uvicorn_logs_as_it_comes() -> None:
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
         logger.handlers.clear()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One that nobody knows but whom the test tells."""
+    return Authority(tmp_path_factory.mktemp("authority"))

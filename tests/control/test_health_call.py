@@ -6,11 +6,12 @@ import pytest
 from sglang_diffusion_routing.control.health_call import REPLY_MAX_BYTES, BrokenReply, ask_health
 from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.connect import Connector
 from support.raw_worker import answering, reply, serving
 
 
 async def ask(url: WorkerUrl, timeout_s: float = 5.0) -> tuple[int, bytes]:
-    return await ask_health(url, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+    return await ask_health(Connector(), url, timeout_s=timeout_s, connect_timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sglang_diffusion_routing.core.affinity import Pinned
 from sglang_diffusion_routing.core.events import QuarantineRequested
 from sglang_diffusion_routing.core.work import JobStatus
 from sglang_diffusion_routing.core.worker import Worker, WorkerId, WorkerUrl
+from sglang_diffusion_routing.http1.connect import Connector
 from support.fleet import RecordingFleet
 from support.raw_worker import Handler, answering, reply, serving
 
@@ -17,10 +18,7 @@ NOT_FOUND = reply(404, b'{"detail":"Video not found"}')
 
 @pytest.fixture
 async def api() -> AsyncIterator[WorkerApi]:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return [url.host]
-
-    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    async with WorkerApi(Connector(), connect_timeout_s=2.0) as api:
         yield api
 
 

@@ -17,6 +17,7 @@ from sglang_diffusion_routing.core.events import (
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.state import Health
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId, WorkerUrl
+from sglang_diffusion_routing.http1.connect import Connector
 from support.fleet import RecordingFleet
 from support.raw_worker import Handler, answering, reply, serving
 from support.running import eventually
@@ -53,11 +54,8 @@ class Probing:
 
 @asynccontextmanager
 async def probing(timeout_s: float = 5.0, interval_s: float = 10.0) -> AsyncIterator[Probing]:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return [url.host]
-
     fleet = RecordingFleet()
-    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    async with WorkerApi(Connector(), connect_timeout_s=2.0) as api:
         prober = Prober(fleet, api, interval_s=interval_s, timeout_s=timeout_s, rng=random.Random(1))
         yield Probing(fleet, prober)
         await prober.aclose()

@@ -8,18 +8,13 @@ import pytest
 from sglang_diffusion_routing.control.transport import CheckedTransport
 from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.connect import Connector
+from support.connecting import Resolving
 from support.raw_worker import answering, reply, serving
 
 
-def client(*addresses: str, asked: list[WorkerUrl] | None = None) -> httpx2.AsyncClient:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        if asked is not None:
-            asked.append(url)
-        if not addresses:
-            raise ConnectFailed(str(url), "it is refused")
-        return list(addresses)
-
-    return httpx2.AsyncClient(transport=CheckedTransport(resolve))
+def client(connector: Connector) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=CheckedTransport(connector))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +27,12 @@ def client(*addresses: str, asked: list[WorkerUrl] | None = None) -> httpx2.Asyn
     ],
 )
 async def test_every_call_has_its_address_resolved(text: str, resolved: WorkerUrl) -> None:
-    asked: list[WorkerUrl] = []
-    async with client(asked=asked) as calls:
+    nobody = Resolving()
+    async with client(nobody) as calls:
         for _ in range(2):
             with pytest.raises(ConnectFailed):
                 await calls.get(text)
-    assert asked == [resolved, resolved]
+    assert nobody.asked == [resolved, resolved]
 
 
 async def test_no_connection_is_used_twice() -> None:
@@ -49,7 +44,7 @@ async def test_no_connection_is_used_twice() -> None:
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(reply(200, b"ok"))
 
-    async with serving(count) as url, client("127.0.0.1") as calls:
+    async with serving(count) as url, client(Resolving("127.0.0.1")) as calls:
         for _ in range(3):
             assert (await calls.get(f"http://worker:{url.port}/")).text == "ok"
     assert connections == 3
@@ -58,6 +53,6 @@ async def test_no_connection_is_used_twice() -> None:
 async def test_the_last_address_decides_when_none_accepts() -> None:
     async with serving(answering(b"")) as url:
         pass
-    async with client("127.0.0.2", "127.0.0.1") as calls:
+    async with client(Resolving("127.0.0.2", "127.0.0.1")) as calls:
         with pytest.raises(httpx2.ConnectError):
             await calls.get(f"http://worker:{url.port}/")

@@ -7,16 +7,14 @@ import pytest
 
 from sglang_diffusion_routing.control.worker_api import Answer, Call, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core.worker import WorkerUrl
-from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.connect import Connector
+from support.connecting import Resolving
 from support.raw_worker import answering, reply, serving
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[WorkerApi]:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return [url.host]
-
-    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    async with WorkerApi(Connector(), connect_timeout_s=2.0) as api:
         yield api
 
 
@@ -64,10 +62,8 @@ async def test_a_refused_connection_is_lost_and_says_so(api: WorkerApi) -> None:
 
 
 async def test_a_refused_address_is_never_connected_to() -> None:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        raise ConnectFailed(str(url), "its address 169.254.169.254 is refused")
-
-    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    nowhere = Resolving(why="its address 169.254.169.254 is refused")
+    async with WorkerApi(nowhere, connect_timeout_s=2.0) as api:
         answer = await api.send(WorkerUrl("http", "innocent.example", 80), GET)
     assert (answer.ended, answer.failure, answer.message) == (
         Ended.LOST,
@@ -77,11 +73,9 @@ async def test_a_refused_address_is_never_connected_to() -> None:
 
 
 async def test_the_next_address_is_tried_when_the_first_refuses() -> None:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return ["127.0.0.2", "127.0.0.1"]
-
+    twice = Resolving("127.0.0.2", "127.0.0.1")
     seen: list[tuple[bytes, bytes]] = []
-    async with serving(answering(reply(200, b"{}"), seen)) as url, WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    async with serving(answering(reply(200, b"{}"), seen)) as url, WorkerApi(twice, connect_timeout_s=2.0) as api:
         named = WorkerUrl("http", "worker.example", url.port)
         answer = await api.send(named, Call("POST", "/y", 5.0, content=b"body"))
     assert answer.ended is Ended.SUCCEEDED
@@ -150,10 +144,7 @@ async def test_a_proxy_in_the_environment_is_not_used(api: WorkerApi, monkeypatc
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("all_proxy", "http://127.0.0.1:1")
 
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return [url.host]
-
-    async with serving(answering(reply(200, b"{}"))) as url, WorkerApi(resolve, connect_timeout_s=2.0) as fresh:
+    async with serving(answering(reply(200, b"{}"))) as url, WorkerApi(Connector(), connect_timeout_s=2.0) as fresh:
         assert (await fresh.send(url, GET)).ended is Ended.SUCCEEDED
 
 

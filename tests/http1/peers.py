@@ -1,7 +1,9 @@
 """Both ends of real connections, played by the test: raw bytes, and a deadline on every wait."""
 
 import asyncio
+import os
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -95,6 +97,11 @@ class Peer:
     def half_close(self) -> None:
         self.writer.write_eof()
 
+    def cut(self) -> None:
+        """End the TCP connection under TLS, as the end of a process does: no closure alert."""
+        with socket.socket(fileno=os.dup(self.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)
+
     def pause(self) -> None:
         """Take nothing more from the kernel."""
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -136,10 +143,11 @@ async def connected(port: int, *, receive_buffer: int | None = None) -> Peer:
 class FakeWorker:
     """Listens on a free port; each connection waits in `accepted` until the test takes it.
 
-    breaks_off: reset each connection as soon as it is there.
+    breaks_off: reset each connection as soon as it is there. tls: speak TLS, as this context says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._sock = socket.socket()
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._sock.bind(("127.0.0.1", 0))
@@ -147,14 +155,14 @@ class FakeWorker:
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()
         self.peers: list[Peer] = []
         self.breaks_off = False
-        self.url = WorkerUrl("http", "127.0.0.1", self._sock.getsockname()[1])
+        self.url = WorkerUrl("http" if tls is None else "https", "127.0.0.1", self._sock.getsockname()[1])
         self.worker_id = WorkerId(str(self.url))
 
     async def start(self, *, receive_buffer: int | None = None) -> Self:
         if receive_buffer is not None:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         limit = 1024 if receive_buffer else 2**20
-        self._server = await asyncio.start_server(self._accept, sock=self._sock, limit=limit)
+        self._server = await asyncio.start_server(self._accept, sock=self._sock, limit=limit, ssl=self._tls)
         return self
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -182,8 +190,10 @@ class FakeWorker:
 
 
 @asynccontextmanager
-async def fake_worker(*, receive_buffer: int | None = None) -> AsyncIterator[FakeWorker]:
-    worker = await FakeWorker().start(receive_buffer=receive_buffer)
+async def fake_worker(
+    *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FakeWorker]:
+    worker = await FakeWorker(tls).start(receive_buffer=receive_buffer)
     try:
         yield worker
     finally:

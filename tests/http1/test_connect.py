@@ -5,20 +5,21 @@ from typing import Any
 
 import pytest
 
-from http1.peers import FakeWorker
+from http1.peers import FakeWorker, fake_worker, soon, turns
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerUrl
-from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.errors import BadSetting, ConnectFailed
+from sglang_diffusion_routing.http1.certificates import Identity, Trust
 from sglang_diffusion_routing.http1.connect import (
     KEEPALIVE_IDLE_S,
-    open_worker_connection,
-    resolve_worker,
+    Connector,
     set_keepalive,
 )
+from support.authority import Authority
 
 pytestmark = pytest.mark.loopback
 
-ALL = AllowList()
+ANY = Connector()
 
 
 def url(host: str, port: int = 80) -> WorkerUrl:
@@ -43,15 +44,15 @@ class Made(asyncio.Protocol):
 class TestResolve:
     @pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1", "::1", "2001:db8::1"])
     async def test_an_address_stands_for_itself(self, host: str) -> None:
-        assert await resolve_worker(url(host), ALL) == [host]
+        assert await ANY.resolve(url(host)) == [host]
 
     async def test_a_name_gives_each_of_its_addresses_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         resolving(monkeypatch, "10.0.0.1", "10.0.0.2", "10.0.0.1")
-        assert await resolve_worker(url("w"), ALL) == ["10.0.0.1", "10.0.0.2"]
+        assert await ANY.resolve(url("w")) == ["10.0.0.1", "10.0.0.2"]
 
     async def test_an_unknown_name_is_a_failure_to_connect(self) -> None:
         with pytest.raises(ConnectFailed) as caught:
-            await resolve_worker(url("no-such-host.invalid"), ALL)
+            await ANY.resolve(url("no-such-host.invalid"))
         assert caught.value.facts["worker"] == "http://no-such-host.invalid"
         assert "does not resolve" in str(caught.value.facts["why"])
 
@@ -73,33 +74,33 @@ class TestResolve:
     ) -> None:
         resolving(monkeypatch, *others, address)
         with pytest.raises(ConnectFailed) as caught:
-            await resolve_worker(url("rebinding.example"), ALL)
+            await ANY.resolve(url("rebinding.example"))
         assert address in str(caught.value.facts["why"])
 
     async def test_a_forbidden_address_is_refused_without_a_name_too(self) -> None:
         with pytest.raises(ConnectFailed):
-            await resolve_worker(url("169.254.169.254"), ALL)
+            await ANY.resolve(url("169.254.169.254"))
 
     async def test_a_list_of_allowed_workers_holds_after_resolution(self, monkeypatch: pytest.MonkeyPatch) -> None:
         resolving(monkeypatch, "10.0.0.1", "10.9.0.1")
-        assert await resolve_worker(url("w"), AllowList.parse(["10.0.0.0/8"])) == ["10.0.0.1", "10.9.0.1"]
-        assert await resolve_worker(url("w"), AllowList.parse(["w"])) == ["10.0.0.1", "10.9.0.1"]
+        assert await Connector(AllowList.parse(["10.0.0.0/8"])).resolve(url("w")) == ["10.0.0.1", "10.9.0.1"]
+        assert await Connector(AllowList.parse(["w"])).resolve(url("w")) == ["10.0.0.1", "10.9.0.1"]
         with pytest.raises(ConnectFailed):
-            await resolve_worker(url("w"), AllowList.parse(["10.0.0.0/16"]))
+            await Connector(AllowList.parse(["10.0.0.0/16"])).resolve(url("w"))
         with pytest.raises(ConnectFailed):
-            await resolve_worker(url("w"), AllowList.parse(["other"]))
+            await Connector(AllowList.parse(["other"])).resolve(url("w"))
 
     async def test_a_name_on_the_list_may_still_not_stand_for_a_forbidden_address(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         resolving(monkeypatch, "169.254.169.254")
         with pytest.raises(ConnectFailed):
-            await resolve_worker(url("w"), AllowList.parse(["w", "169.254.0.0/16"]))
+            await Connector(AllowList.parse(["w", "169.254.0.0/16"])).resolve(url("w"))
 
 
 class TestConnect:
     async def test_a_worker_that_listens_is_connected_to(self, worker: FakeWorker) -> None:
-        protocol = await open_worker_connection(worker.url, Made, timeout_s=5.0)
+        protocol = await ANY.open(worker.url, Made, timeout_s=5.0)
         peer = await worker.accept()
         sock = protocol.transport.get_extra_info("socket")
         assert peer.local == sock.getpeername()
@@ -110,12 +111,12 @@ class TestConnect:
     async def test_a_worker_that_does_not_listen_refuses(self, worker: FakeWorker) -> None:
         worker.stop()
         with pytest.raises(ConnectFailed) as caught:
-            await open_worker_connection(worker.url, Made, timeout_s=5.0)
+            await ANY.open(worker.url, Made, timeout_s=5.0)
         assert caught.value.facts == {"worker": str(worker.url), "why": "connection refused"}
 
     async def test_the_next_address_is_tried(self, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
         resolving(monkeypatch, "127.9.9.9", "127.0.0.1")
-        protocol = await open_worker_connection(url("w", worker.url.port), Made, timeout_s=5.0)
+        protocol = await ANY.open(url("w", worker.url.port), Made, timeout_s=5.0)
         assert protocol.transport.get_extra_info("peername")[0] == "127.0.0.1"
         protocol.transport.close()
 
@@ -124,12 +125,12 @@ class TestConnect:
     ) -> None:
         resolving(monkeypatch, "127.0.0.1", "169.254.169.254")
         with pytest.raises(ConnectFailed):
-            await open_worker_connection(url("w", worker.url.port), Made, timeout_s=5.0)
+            await ANY.open(url("w", worker.url.port), Made, timeout_s=5.0)
         assert worker.accepted.empty()
 
     async def test_an_address_off_the_list_gets_no_packet(self, worker: FakeWorker) -> None:
         with pytest.raises(ConnectFailed):
-            await open_worker_connection(worker.url, Made, timeout_s=5.0, allowed=AllowList.parse(["10.0.0.0/8"]))
+            await Connector(AllowList.parse(["10.0.0.0/8"])).open(worker.url, Made, timeout_s=5.0)
         assert worker.accepted.empty()
 
     async def test_a_worker_that_does_not_answer_is_given_up(self) -> None:
@@ -140,7 +141,7 @@ class TestConnect:
             port = listener.getsockname()[1]
             first = socket.create_connection(("127.0.0.1", port))
             with first, pytest.raises(ConnectFailed) as caught:
-                await open_worker_connection(url("127.0.0.1", port), Made, timeout_s=0.2)
+                await ANY.open(url("127.0.0.1", port), Made, timeout_s=0.2)
         assert caught.value.facts["why"] == "no connection within 0.2 s"
 
     async def test_a_name_that_takes_too_long_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +151,13 @@ class TestConnect:
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
         with pytest.raises(ConnectFailed):
-            await open_worker_connection(url("w"), Made, timeout_s=0.05)
+            await ANY.open(url("w"), Made, timeout_s=0.05)
 
 
 class TestTls:
     async def test_the_worker_s_name_is_asked_for(self, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
         """Server name and protocol stand in clear in the first message (RFC 6066 §3, RFC 7301)."""
         resolving(monkeypatch, "127.0.0.1")
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
 
         async def answer() -> bytes:
             peer = await worker.accept()
@@ -167,9 +166,7 @@ class TestTls:
             return hello
 
         target = WorkerUrl("https", "w.example", worker.url.port)
-        hello, outcome = await asyncio.gather(
-            answer(), open_worker_connection(target, Made, timeout_s=5.0, tls=context), return_exceptions=True
-        )
+        hello, outcome = await asyncio.gather(answer(), ANY.open(target, Made, timeout_s=5.0), return_exceptions=True)
         assert isinstance(outcome, ConnectFailed)
         assert isinstance(hello, bytes)
         assert b"w.example" in hello
@@ -183,10 +180,84 @@ class TestTls:
         target = WorkerUrl("https", "127.0.0.1", worker.url.port)
         _, outcome = await asyncio.gather(
             answer(),
-            open_worker_connection(target, Made, timeout_s=5.0, tls=ssl.create_default_context()),
+            ANY.open(target, Made, timeout_s=5.0),
             return_exceptions=True,
         )
         assert isinstance(outcome, ConnectFailed)
+
+
+class TestTlsWithCertificates:
+    @pytest.fixture
+    def connector(self, authority: Authority) -> Connector:
+        connector = Connector()
+        connector.use(Trust(authority.ca))
+        return connector
+
+    def server(self, authority: Authority, name: str = "127.0.0.1") -> ssl.SSLContext:
+        files = authority.issue(name)
+        return Identity(files.cert, files.key).context()
+
+    async def test_a_certificate_of_the_named_authority_is_believed(
+        self, connector: Connector, authority: Authority
+    ) -> None:
+        async with fake_worker(tls=self.server(authority)) as worker:
+            made = await connector.open(worker.url, Made, timeout_s=5.0)
+            tls = made.transport.get_extra_info("ssl_object")
+            assert (tls.version(), tls.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
+            made.transport.close()
+
+    async def test_an_unknown_authority_is_not(self, authority: Authority) -> None:
+        async with fake_worker(tls=self.server(authority)) as worker:
+            with pytest.raises(ConnectFailed) as caught:
+                await ANY.open(worker.url, Made, timeout_s=5.0)
+        assert caught.value.facts["why"] == ("its certificate is not accepted: unable to get local issuer certificate")
+
+    async def test_the_certificate_must_be_for_the_name_and_not_for_its_address(
+        self, connector: Connector, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resolving(monkeypatch, "127.0.0.1")
+        async with fake_worker(tls=self.server(authority)) as worker:
+            with pytest.raises(ConnectFailed) as caught:
+                await connector.open(WorkerUrl("https", "w.example", worker.url.port), Made, timeout_s=5.0)
+        assert caught.value.facts["why"] == (
+            "its certificate is not accepted: Hostname mismatch, certificate is not valid for 'w.example'."
+        )
+
+    async def test_files_that_are_no_use_change_nothing(self, connector: Connector, authority: Authority) -> None:
+        with pytest.raises(BadSetting):
+            connector.use(Trust("/nowhere"))
+        async with fake_worker(tls=self.server(authority)) as worker:
+            (await connector.open(worker.url, Made, timeout_s=5.0)).transport.close()
+
+    async def test_what_is_not_read_yet_survives_the_end_of_the_connection(
+        self, connector: Connector, authority: Authority
+    ) -> None:
+        """While a client is slow its worker's reply waits here; the worker may have closed meanwhile."""
+        received = bytearray()
+        ended = asyncio.Event()
+
+        class Slow(Made):
+            def data_received(self, data: bytes) -> None:
+                received.extend(data)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                ended.set()
+
+        async with fake_worker(tls=self.server(authority)) as worker:
+            slow = await connector.open(worker.url, Slow, timeout_s=5.0)
+            try:
+                peer = await worker.accept()
+                slow.transport.pause_reading()  # type: ignore[attr-defined]
+                await peer.send(b"x" * 100_000)
+                await turns()
+                peer.cut()
+                await turns(200)
+                assert (len(received), ended.is_set()) == (0, False)
+                slow.transport.resume_reading()  # type: ignore[attr-defined]
+                await soon(ended.wait())
+            finally:
+                slow.transport.abort()  # type: ignore[attr-defined]
+        assert (len(received), set(received)) == (100_000, {ord("x")})
 
 
 async def test_a_unix_socket_needs_no_keepalive() -> None:

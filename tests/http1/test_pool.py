@@ -11,6 +11,7 @@ from http1.peers import FakeWorker, Peer, eventually, fake_worker, soon, turns
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.http1.pool import Upstreams
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
@@ -243,7 +244,7 @@ class TestOpen:
         assert (pool.open_connections(worker.worker_id), pool.connects_total) == (0, 0)
 
     async def test_a_worker_that_is_not_allowed_is_a_failure(self, make: Make, worker: FakeWorker) -> None:
-        user = User(make(allowed=AllowList.parse(["10.0.0.0/8"])), worker)
+        user = User(make(connector=Connector(AllowList.parse(["10.0.0.0/8"]))), worker)
         await soon(user.open())
         assert user.failure is not None
 

@@ -7,8 +7,11 @@ import pytest
 
 from http1.peers import FakeWorker, Peer, eventually, fake_worker, turns
 from sglang_diffusion_routing.core.worker import WorkerId
+from sglang_diffusion_routing.http1.certificates import Identity, Trust
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
+from support.authority import Authority
 
 pytestmark = pytest.mark.loopback
 
@@ -385,3 +388,41 @@ async def test_closing_tells_the_sink_nothing(line: Line) -> None:
     await line.is_lost()
     assert sink.events == [("began", 200)]
     assert line.connection.worker_id == WorkerId(line.connection.worker_id)
+
+
+class TestOverTls:
+    """A body without a length ends with its connection (RFC 9112 §9.8)."""
+
+    @pytest.fixture
+    async def line(self, authority: Authority) -> AsyncIterator[Line]:
+        files = authority.issue("127.0.0.1")
+        connector = Connector()
+        connector.use(Trust(authority.ca))
+        async with fake_worker(tls=Identity(files.cert, files.key).context()) as worker:
+            pool = Lost()
+            connection = UpstreamConnection(worker.worker_id, pool, MAX_HEAD)
+            await connector.open(worker.url, lambda: connection, timeout_s=5.0)
+            line = Line(connection, await worker.accept(), pool)
+            yield line
+            line.connection.close()
+            await turns()
+
+    async def test_one_that_ends_with_a_closure_alert_is_whole(self, line: Line) -> None:
+        sink = await line.reply(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        await line.peer.close()
+        await line.is_lost()
+        assert (sink.body, sink.events) == (b"hello", [("began", 200)])
+
+    async def test_one_that_was_cut_is_not(self, line: Line) -> None:
+        sink = await line.reply(b"HTTP/1.1 200 OK\r\n\r\nhel")
+        line.peer.cut()
+        await line.is_lost()
+        assert (sink.body, sink.events) == (b"hel", [("began", 200), ("lost",)])
+
+    async def test_a_tunnel_ends_as_a_whole(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
+        sink = await line.reply(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+        line.connection.become_tunnel()
+        await line.peer.close()
+        await line.is_lost()
+        assert sink.events == [("began", 101), ("eof",), ("lost",)]
+        assert caplog.records == []

@@ -5,7 +5,7 @@ import math
 import random
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.work import Holder, JobStatus, Lease, Result
 from sglang_diffusion_routing.core.worker import Capability, Worker, WorkerId
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.proxy.ports import Gallery
 from sglang_diffusion_routing.proxy.server import DataPlane
+from sglang_diffusion_routing.proxy.story import Teller
 from sglang_diffusion_routing.runtime.loop import Fleet
 from sglang_diffusion_routing.settings import Settings
 
@@ -117,7 +119,14 @@ class World:
     """Everything of one router but its control app, which is a Unix socket that the test answers."""
 
     def __init__(
-        self, settings: Settings, limits: SchedulerLimits, folder: str, gallery: Gallery | None, *, is_durable: bool
+        self,
+        settings: Settings,
+        limits: SchedulerLimits,
+        folder: str,
+        gallery: Gallery | None,
+        tellers: Sequence[Teller],
+        *,
+        is_durable: bool,
     ) -> None:
         self.settings = settings
         self.fleet = Ledger(limits, settings.routing_algorithm.value)
@@ -132,7 +141,9 @@ class World:
             self.saver,
             self.control_path,
             gallery,
+            connector=Connector(),
             access=access_of(settings),
+            tellers=tellers,
         )
         self.workers: list[FakeWorker] = []
         self.clients: list[Peer] = []
@@ -259,6 +270,7 @@ async def world(
     queue: QueueLimits | None = None,
     is_durable: bool = False,
     gallery: Gallery | None = None,
+    tellers: Sequence[Teller] = (),
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Start a data plane and its workers; at the end nothing may be left of what went through it.
@@ -268,7 +280,7 @@ async def world(
     limits = SchedulerLimits(queue=queue or QueueLimits(), max_concurrency=cap)
     with tempfile.TemporaryDirectory() as folder:
         chosen = Settings(**{"host": "127.0.0.1", "port": 0} | settings)
-        world = World(chosen, limits, folder, gallery, is_durable=is_durable)
+        world = World(chosen, limits, folder, gallery, tellers, is_durable=is_durable)
         async with asynccontextmanager(world._serve)():
             for _ in range(workers):
                 await world.add_worker()

@@ -87,6 +87,12 @@ def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
         "--admin-key-file",
         "--worker-keys",
         "--audit-log",
+        "--tls-cert",
+        "--tls-key",
+        "--tls-client-ca",
+        "--worker-ca",
+        "--worker-cert",
+        "--worker-cert-key",
     }
 
 

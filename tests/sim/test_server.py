@@ -17,7 +17,8 @@ pytestmark = pytest.mark.loopback
 def test_a_free_port_is_taken_and_told() -> None:
     with bound(SimSettings()) as listener:
         port = listener.getsockname()[1]
-        assert url_of(listener) == f"http://127.0.0.1:{port}"
+        assert url_of(SimSettings(), listener) == f"http://127.0.0.1:{port}"
+        assert url_of(SimSettings(ssl_certfile="c"), listener) == f"https://127.0.0.1:{port}"
         assert with_port(SimSettings(), listener) == SimSettings(port=port)
 
 

@@ -13,7 +13,7 @@ from sglang_diffusion_routing.control.refitter import Refitter
 from sglang_diffusion_routing.control.resync import Resyncer
 from sglang_diffusion_routing.control.sentinel import Sentinels
 from sglang_diffusion_routing.control.worker_api import WorkerApi
-from sglang_diffusion_routing.core.worker import WorkerUrl
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.runtime.effects import Effects
 from support.fleet import RecordingFleet
 
@@ -38,11 +38,8 @@ class Runtime:
 
 @asynccontextmanager
 async def runtime(call_limit_s: float = 5.0) -> AsyncIterator[Runtime]:
-    async def resolve(url: WorkerUrl) -> list[str]:
-        return [url.host]
-
     fleet = RecordingFleet()
-    async with WorkerApi(resolve, connect_timeout_s=2.0) as api:
+    async with WorkerApi(Connector(), connect_timeout_s=2.0) as api:
         prober = Prober(fleet, api, interval_s=10.0, timeout_s=2.0, rng=random.Random(0))
         sentinels = Sentinels(fleet.apply, lambda worker_id, before_s: 0, connect_timeout_s=2.0)
         baselines = Baselines(fleet, api, call_limit_s=call_limit_s)

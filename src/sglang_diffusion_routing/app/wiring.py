@@ -13,7 +13,7 @@ import structlog
 from sglang_diffusion_routing import dashboard
 from sglang_diffusion_routing.api.app import build as build_api
 from sglang_diffusion_routing.api.plane import ControlPlane
-from sglang_diffusion_routing.app import info, launcher, pictures
+from sglang_diffusion_routing.app import info, launcher, pictures, tls
 from sglang_diffusion_routing.app.audit_log import audit_file, reopened
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.keys import access_of, from_files, rereader
@@ -48,7 +48,7 @@ from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.shares import parse_weights
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
-from sglang_diffusion_routing.http1.connect import resolve_worker
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.launchers.discovery.watch import Watch
 from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.proxy.request_log import RequestLog
@@ -97,19 +97,18 @@ class App:
             self._saver,
         )
         allowed = AllowList.parse(settings.allow_worker)
-        self._api = api = WorkerApi(
-            partial(resolve_worker, allowed=allowed), connect_timeout_s=settings.connect_timeout_s, allowed=allowed
-        )
+        self._connector = connector = Connector(allowed)
         self.reloads = Reloads()
         self._access = access = access_of(settings)
         if from_files(settings):
             self.reloads.add("keys", rereader(settings, access))
         self._audit = Audit()
+        self._api = api = WorkerApi(connector, connect_timeout_s=settings.connect_timeout_s, key_of=access.worker_key)
         self._prober = Prober(
             fleet, api, interval_s=settings.health_check_interval_s, timeout_s=settings.probe_timeout_s, rng=rng
         )
         self._sentinels = Sentinels(
-            fleet.apply, self._open_since, connect_timeout_s=settings.connect_timeout_s, allowed=allowed
+            fleet.apply, self._open_since, connect_timeout_s=settings.connect_timeout_s, connector=connector
         )
         limit_s, reply_bytes = settings.fan_out_timeout_s, settings.fan_out_reply_max_bytes
         self._traces = traces(settings)
@@ -150,6 +149,7 @@ class App:
             self._saver,
             self._control.path,
             self._gallery,
+            connector=connector,
             access=access,
             tellers=self._tellers(),
         )
@@ -228,6 +228,7 @@ class App:
         """
         try:
             self._open_audit()
+            self._connector.use(tls.trust(self._settings))
             self._supervisor = launcher.supervisor(self._settings, os.environ, self._fleet, self._membership, self._api)
             if self._supervisor is not None:
                 await self._supervisor.prepare()

@@ -7,15 +7,13 @@ it costs 0.16 ms (200 workers probed every second, router CPU over 10 s, two sha
 from __future__ import annotations
 
 import asyncio
-import ssl
 from typing import cast
 
 import httptools
 from typing_extensions import override
 
-from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerUrl
-from sglang_diffusion_routing.http1.connect import open_worker_connection
+from sglang_diffusion_routing.http1.connect import Connector
 
 REPLY_MAX_BYTES = 16 * 1024
 """A health reply has some tens of bytes; an error page has a few thousand."""
@@ -88,31 +86,24 @@ class _HealthCall(asyncio.Protocol):
 
 
 async def ask_health(
-    url: WorkerUrl,
-    *,
-    timeout_s: float,
-    connect_timeout_s: float,
-    allowed: AllowList | None = None,
-    tls: ssl.SSLContext | None = None,
+    connector: Connector, url: WorkerUrl, *, timeout_s: float, connect_timeout_s: float, key: str | None = None
 ) -> tuple[int, bytes]:
     """Send `GET /health` and give the reply's status and body.
+
+    Args:
+        key: that the worker wants, None when it wants none.
 
     Raises:
         ConnectFailed: nobody listens there, or the address is refused.
         TimeoutError: no connection, or no whole reply, in time.
         BrokenReply: the connection ended early, or the reply is no HTTP.
     """
-    request = f"GET /health HTTP/1.1\r\nhost: {url.authority}\r\nconnection: close\r\n\r\n".encode()
+    line = "" if key is None else f"authorization: Bearer {key}\r\n"
+    request = f"GET /health HTTP/1.1\r\nhost: {url.authority}\r\n{line}connection: close\r\n\r\n".encode()
     async with asyncio.timeout(timeout_s):
         async with asyncio.timeout(connect_timeout_s):
-            call = await open_worker_connection(
-                # The limit is kept here, where a time-out can be told from a refusal.
-                url,
-                lambda: _HealthCall(request),
-                timeout_s=2 * connect_timeout_s,
-                allowed=allowed,
-                tls=tls,
-            )
+            # The limit is kept here, where a time-out can be told from a refusal.
+            call = await connector.open(url, lambda: _HealthCall(request), timeout_s=2 * connect_timeout_s)
         try:
             return await call.reply
         finally:

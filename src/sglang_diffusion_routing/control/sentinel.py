@@ -14,11 +14,10 @@ from collections.abc import Callable
 import structlog
 from typing_extensions import override
 
-from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.events import SentinelEnded, SentinelLost, SentinelOpened
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.errors import ConnectFailed
-from sglang_diffusion_routing.http1.connect import open_worker_connection, tls_for
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.tasks import Tasks
 
 _log = structlog.get_logger(__name__)
@@ -58,6 +57,7 @@ class Sentinels:
         report: takes the news.
         open_since: counts the other connections to a worker that were made before an instant and still stand. One that
             is being made, or was made since, says nothing: another process may be at its other end.
+        connector: the way to the workers.
 
     Attributes:
         ended_total: connections that have ended, or could not be opened.
@@ -69,12 +69,12 @@ class Sentinels:
         open_since: Callable[[WorkerId, float], int],
         *,
         connect_timeout_s: float,
-        allowed: AllowList | None = None,
+        connector: Connector | None = None,
     ) -> None:
         self._report = report
         self._open_since = open_since
         self._connect_timeout_s = connect_timeout_s
-        self._allowed = allowed
+        self._connector = connector or Connector()
         self._tasks = Tasks()
         self._watching: dict[WorkerId, asyncio.Task[None]] = {}
         self.ended_total = 0
@@ -97,12 +97,9 @@ class Sentinels:
 
     async def _watch(self, worker: Worker) -> None:
         worker_id, incarnation = worker.worker_id, worker.incarnation
-        tls = tls_for(worker.url)
         ended_s = asyncio.get_running_loop().time()
         try:
-            silent = await open_worker_connection(
-                worker.url, _Silent, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
-            )
+            silent = await self._connector.open(worker.url, _Silent, timeout_s=self._connect_timeout_s)
         except ConnectFailed as error:
             _log.debug("sentinel_not_opened", worker=worker_id, why=error.message)
         else:

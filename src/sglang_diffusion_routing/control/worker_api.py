@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterable, Awaitable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,11 +19,10 @@ import httpx2
 
 from sglang_diffusion_routing.control.health_call import BrokenReply, ask_health
 from sglang_diffusion_routing.control.replies import decode, decode_now, read_capability
-from sglang_diffusion_routing.control.transport import CheckedTransport, Resolve
-from sglang_diffusion_routing.core.address import AllowList
+from sglang_diffusion_routing.control.transport import CheckedTransport
 from sglang_diffusion_routing.core.worker import Capability, WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed, RouterError
-from sglang_diffusion_routing.http1.connect import tls_for
+from sglang_diffusion_routing.http1.connect import Connector
 
 _BAD_GATEWAY = 502
 _NO_SUCH_ROUTE = frozenset({404, 405, 501})
@@ -97,20 +96,27 @@ class WorkerApi:
     """Calls on workers. Owns one HTTP client; close it with `aclose`.
 
     Args:
-        resolve: gives the addresses of a worker. allowed: the same list of hosts, for connections without the client.
+        connector: the way to the workers. key_of: gives the key that a worker wants, if any.
 
     Attributes:
         ended: calls so far by how they ended.
     """
 
-    def __init__(self, resolve: Resolve, *, connect_timeout_s: float, allowed: AllowList | None = None) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        connect_timeout_s: float,
+        key_of: Callable[[WorkerUrl], str | None] = lambda _: None,
+    ) -> None:
+        self._key_of = key_of
         self._connect_timeout_s = connect_timeout_s
-        self._allowed = allowed
+        self._connector = connector
         self._open: dict[WorkerId, list[float]] = {}
         self.ended: Counter[str] = Counter()
         self._timeout = httpx2.Timeout(None, connect=connect_timeout_s)
         self._client = httpx2.AsyncClient(
-            transport=CheckedTransport(resolve),
+            transport=CheckedTransport(connector),
             trust_env=False,
             follow_redirects=False,
             timeout=self._timeout,
@@ -168,6 +174,8 @@ class WorkerApi:
         request = self._client.build_request(
             call.method, f"{url}{call.target}", headers=call.headers, content=call.content
         )
+        if (key := self._key_of(url)) is not None:
+            request.headers["authorization"] = f"Bearer {key}"
         try:
             response = await self._client.send(request, stream=True)
         except AttributeError as error:
@@ -193,11 +201,11 @@ class WorkerApi:
     async def _health(self, url: WorkerUrl, timeout_s: float) -> Answer:
         try:
             status, content = await ask_health(
+                self._connector,
                 url,
                 timeout_s=timeout_s,
                 connect_timeout_s=self._connect_timeout_s,
-                allowed=self._allowed,
-                tls=tls_for(url),
+                key=self._key_of(url),
             )
         except TimeoutError:
             return _lost(Failure.TIMED_OUT, f"no answer within {timeout_s:g} s")

@@ -6,10 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.errors import ConnectFailed
-from sglang_diffusion_routing.http1.connect import open_worker_connection, tls_for
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
 from sglang_diffusion_routing.tasks import spawn
 
@@ -21,7 +20,7 @@ class Upstreams:
     """All connections to all workers.
 
     max_connections: to one worker, 0 for no limit; who finds none waits in order.
-    allowed: what a worker's name may resolve to.
+    connector: the way to them.
     idle_reuse_s: an idle connection older than this is closed instead of used (SGLang's uvicorn closes at 5 s).
     """
 
@@ -32,13 +31,13 @@ class Upstreams:
         idle_reuse_s: float,
         max_connections: int,
         max_head_bytes: int,
-        allowed: AllowList | None = None,
+        connector: Connector | None = None,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._idle_reuse_s = idle_reuse_s
         self._max_connections = max_connections
         self._max_head_bytes = max_head_bytes
-        self._allowed = allowed or AllowList()
+        self._connector = connector or Connector()
         self._idle: dict[WorkerId, list[UpstreamConnection]] = {}
         self._open: dict[WorkerId, int] = {}
         self._connections: set[UpstreamConnection] = set()
@@ -135,10 +134,7 @@ class Upstreams:
             except OSError as error:
                 raise ConnectFailed("the control app", str(error.strerror or error)) from None
         else:
-            tls = tls_for(url)
-            await open_worker_connection(
-                url, lambda: connection, timeout_s=self._connect_timeout_s, allowed=self._allowed, tls=tls
-            )
+            await self._connector.open(url, lambda: connection, timeout_s=self._connect_timeout_s)
         connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     async def _wait_for_one(self, worker_id: WorkerId) -> UpstreamConnection | None:

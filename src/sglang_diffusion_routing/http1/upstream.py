@@ -74,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks",
+        "_finished",
         "_full",
         "_max_head_bytes",
         "_mode",
@@ -117,6 +118,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._chunks: ChunkedBody | None = None
         self._to_head = False
+        self._finished = False
         self._full = False
         self._room: asyncio.Future[None] | None = None
         self._unsent_bytes = -1
@@ -325,10 +327,11 @@ class UpstreamConnection(asyncio.Protocol):
         sink.reply_broken(why)
 
     def eof_received(self) -> bool:
-        """Keep a tunnel half open; let anything else close."""
+        """Keep a tunnel half open, which TLS cannot be; let anything else close."""
+        self._finished = True
         if self.sink is not None and self._mode is _TUNNEL:
             self.sink.upstream_ended()
-            return True
+            return self.transport.can_write_eof()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -337,7 +340,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.lost(self)
         if sink is None:
             return
-        if self._mode is _UNTIL_CLOSE and exc is None:
+        if self._mode is _UNTIL_CLOSE and exc is None and self._finished:
+            # Over TLS only a closure alert is an end (RFC 9112 §9.8): anybody on the way can end the TCP connection.
             self.reusable = False
             sink.reply_went_on(b"", True)
         else:

@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import (
     MethodNotAllowed,
@@ -16,6 +15,7 @@ from sglang_diffusion_routing.errors import (
     TooManyConnections,
     TooManyTunnels,
 )
+from sglang_diffusion_routing.http1.connect import Connector
 from sglang_diffusion_routing.http1.conversation import Conversation, Limits, Server
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
@@ -49,11 +49,12 @@ class DataPlane:
 
     Args:
         gallery: shows images as they are made; without one no reply is looked at.
+        connector: the way to the workers.
         access: who may do what.
         tellers: tell of requests when they are over; without any nothing is kept for them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that a data plane has to do with
         self,
         settings: Settings,
         leases: Leases,
@@ -63,6 +64,7 @@ class DataPlane:
         control_path: str,
         gallery: Gallery | None = None,
         *,
+        connector: Connector,
         access: Access,
         tellers: Sequence[Teller] = (),
     ) -> None:
@@ -72,7 +74,7 @@ class DataPlane:
             idle_reuse_s=settings.idle_reuse_s,
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_head_bytes,
-            allowed=AllowList.parse(settings.allow_worker),
+            connector=connector,
         )
         stories = Stories(leases, tellers) if tellers else None
         leases = leases if stories is None else stories

@@ -188,14 +188,6 @@ class Settings(BaseModel):
         "weights without the router",
     )
 
-    thumbnails: Count = setting(
-        "Dashboard",
-        0,
-        "keep so many of the last generated images, small, and show them on /dashboard to whoever may look at it",
-        ge=0,
-        le=1000,
-    )
-
     api_key: Keys = setting(
         "Security",
         (),
@@ -228,6 +220,33 @@ class Settings(BaseModel):
     )
     audit_log: OptionalText = setting(
         "Security", None, "file to which each change of the fleet is added as a line of JSON", word="FILE"
+    )
+
+    tls_cert: OptionalText = setting(
+        "TLS", None, "certificate chain that clients are shown, in PEM: the router speaks HTTPS", word="FILE"
+    )
+    tls_key: OptionalText = setting(
+        "TLS", None, "its private key, not encrypted; off when it is in the same file", word="FILE"
+    )
+    tls_client_ca: OptionalText = setting(
+        "TLS", None, "authorities, in PEM: only clients with a certificate of one of them are served", word="FILE"
+    )
+    worker_ca: OptionalText = setting(
+        "TLS", None, "authorities of https workers, in PEM, instead of the system's", word="FILE"
+    )
+    worker_cert: OptionalText = setting(
+        "TLS", None, "certificate chain that https workers are shown, in PEM", word="FILE"
+    )
+    worker_cert_key: OptionalText = setting(
+        "TLS", None, "its private key, not encrypted; off when it is in the same file", word="FILE"
+    )
+
+    thumbnails: Count = setting(
+        "Dashboard",
+        0,
+        "keep so many of the last generated images, small, and show them on /dashboard to whoever may look at it",
+        ge=0,
+        le=1000,
     )
 
     log_level: LogLevel = setting("Log", LogLevel.INFO, "least urgent events that are written")

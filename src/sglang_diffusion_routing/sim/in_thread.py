@@ -56,7 +56,7 @@ class SimInThread:
         if not server.has_started.wait(START_S):
             raise TimeoutError(f"the simulated worker did not start within {START_S} s")
         self._settings = self._settings.model_copy(update={"port": settings.port, "strict_ports": True})
-        self.url = url_of(listener)
+        self.url = url_of(settings, listener)
 
     def crash(self) -> None:
         """Die as a killed process does: listener and connections close at once, and with them all work and weights."""

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -84,7 +85,7 @@ def serve(settings: SimSettings) -> None:
     with bound(settings) as listener:
         worker = Worker(with_port(settings, listener), exit_process=_exit)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises SIGINT again once it has ended well
-            _Announced(config_of(worker), url_of(listener)).run(sockets=[listener])
+            _Announced(config_of(worker), url_of(worker.settings, listener)).run(sockets=[listener])
 
 
 def _exit() -> None:
@@ -93,7 +94,8 @@ def _exit() -> None:
 
 def config_of(worker: Worker) -> uvicorn.Config:
     """Configure uvicorn for a worker: h11, five seconds of keep-alive, no deadline for running requests at the end."""
-    verbose = worker.settings.verbose
+    settings = worker.settings
+    verbose = settings.verbose
     return uvicorn.Config(
         build(worker),
         http=Http,
@@ -102,6 +104,10 @@ def config_of(worker: Worker) -> uvicorn.Config:
         access_log=verbose,
         log_config=uvicorn.config.LOGGING_CONFIG if verbose else None,
         timeout_keep_alive=5,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+        ssl_ca_certs=settings.ssl_ca_certs,
+        ssl_cert_reqs=ssl.CERT_NONE if settings.ssl_ca_certs is None else ssl.CERT_REQUIRED,
     )
 
 
@@ -110,10 +116,11 @@ def with_port(settings: SimSettings, listener: socket.socket) -> SimSettings:
     return settings.model_copy(update={"port": listener.getsockname()[1]})
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(settings: SimSettings, listener: socket.socket) -> str:
     """Give the address to reach a listener at."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if settings.ssl_certfile is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextlib.contextmanager

@@ -25,6 +25,11 @@ class SimSettings(BaseModel):
     strict_ports: bool = Field(
         default=False, description="fail when the port is taken, instead of moving to another one without a word"
     )
+    ssl_certfile: str | None = Field(default=None, description="speak TLS, with this certificate chain in PEM")
+    ssl_keyfile: str | None = Field(default=None, description="the certificate's key in PEM")
+    ssl_ca_certs: str | None = Field(
+        default=None, description="want a certificate of one of these authorities, in PEM, from every client"
+    )
     broker: bool = Field(default=False, description="take port + 1 as well, as a real worker's broker does")
     scheduler_port: int | None = Field(default=None, ge=1, le=65535, description="take this port for the scheduler")
     master_port: int | None = Field(default=None, ge=1, le=65535, description="take this port for the process group")
