@@ -6,10 +6,12 @@ from typing import Any
 
 from sglang_diffusion_routing.api.app import document
 from sglang_diffusion_routing.core.work import Needs
-from sglang_diffusion_routing.proxy.routes import WORK
+from sglang_diffusion_routing.proxy.access import Need, need_of
+from sglang_diffusion_routing.proxy.routes import WORK, route
 
 Schema = Mapping[str, Any]
 
+_KEYS = {Need.NOTHING: "none", Need.USE: "API or admin", Need.CHANGE: "admin"}
 _NEEDS = {Needs.IMAGE: "images", Needs.VIDEO: "videos", Needs.ANY: "any worker"}
 
 
@@ -17,10 +19,10 @@ def work_table() -> Iterator[str]:
     """Give a row for each route that generates."""
     yield "| Route | Goes to a worker that makes | The worker gets | Creates a job | Name in metrics |"
     yield "|---|---|---|---|---|"
-    for (method, path), route in WORK.items():
-        sent = f"`{route.rewrite.decode()}`" if route.rewrite else "the same"
-        job = "yes" if route.creates_job else "no"
-        yield f"| `{method.decode()} {path.decode()}` | {_NEEDS[route.needs]} | {sent} | {job} | `{route.name}` |"
+    for (method, path), found in WORK.items():
+        sent = f"`{found.rewrite.decode()}`" if found.rewrite else "the same"
+        job = "yes" if found.creates_job else "no"
+        yield f"| `{method.decode()} {path.decode()}` | {_NEEDS[found.needs]} | {sent} | {job} | `{found.name}` |"
 
 
 def control_routes() -> Iterator[str]:
@@ -47,7 +49,14 @@ def _operation(method: str, path: str, operation: Schema) -> Iterator[str]:
     note = operation.get("requestBody", {}).get("description")
     if note:
         yield f"The body {note}.\n"
+    yield f"- Key: {_key(method, path)}"
     yield from _replies(operation["responses"])
+
+
+def _key(method: str, path: str) -> str:
+    """Tell which key a request to a route needs."""
+    verb, target = method.encode(), re.sub(r"\{\w+\}", "x", path).encode()
+    return _KEYS[need_of(verb, target, route(verb, target, None))]
 
 
 def _parameters(operation: Schema) -> Iterator[str]:

@@ -76,6 +76,7 @@ def test_a_control_route_is_shown_with_its_parameters_replies_and_errors(docs: M
         "| Parameter | In | Type | Meaning |\n|---|---|---|---|\n"
         "| `worker_id` | path | string, required | the worker's URL, percent-encoded once, twice or not at all |\n"
         "| `force` | query | boolean, default `false` | at once, and with its work cancelled |\n\n"
+        "- Key: admin\n"
         "- **200**: [WorkerRemoved](#workerremoved).\n"
         "- **202**: [WorkerRemoved](#workerremoved). It drains.\n"
         "- Errors: 400 `invalid_field`; 404 `unknown_worker`\n"
