@@ -23,9 +23,19 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy() -> None:
         # Its normal form is another path, which no worker is there for.
         assert (await router.get("/dashboard/..%2fpage.py"))[0] == 503
     policy = page.headers["content-security-policy"]
-    assert policy.startswith("default-src 'self'; ")
+    # Images are fetched with the key, and shown from where they were put; nothing else may be of elsewhere.
+    assert policy.startswith("default-src 'self'; img-src 'self' blob:; base-uri 'none'; ")
     assert "unsafe" not in policy
     assert page.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.core
+def test_every_file_of_the_page_is_served_and_used() -> None:
+    files = resources.files("sglang_diffusion_routing.dashboard").joinpath("static")
+    assert {file.name for file in files.iterdir()} == {"index.html", *FILES}
+    text = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in ("index.html", *FILES))
+    used = re.findall(r'(?:dashboard|from ")\.?/([a-z]+\.(?:js|css|svg))"', text)
+    assert set(used) == set(FILES)
 
 
 @pytest.mark.core

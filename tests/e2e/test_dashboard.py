@@ -37,7 +37,7 @@ def workers() -> Iterator[list[SimProcess]]:
 
 @pytest.fixture
 def router(workers: list[SimProcess]) -> Iterator[RouterProcess]:
-    with RouterProcess([worker.url for worker in workers]) as router:
+    with RouterProcess([worker.url for worker in workers], "--thumbnails", "8") as router:
         router.wait_until_healthy(2)
         yield router
 
@@ -51,6 +51,8 @@ def started() -> Iterator[Browser]:
 @pytest.fixture
 def browser(started: Browser, router: RouterProcess) -> Browser:
     """The page of the router, live."""
+    # The page of the test before looks for a router that is gone.
+    started.open("about:blank")
     started.complaints.clear()
     started.addresses.clear()
     started.size(1280, 900)
@@ -103,7 +105,7 @@ def test_a_rollout_is_seen_as_it_runs(browser: Browser, router: RouterProcess, t
     write_checkpoint(tmp_path / "c", seed=3)
     small: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2}
     with Client(f"http://127.0.0.1:{router.port}") as client:
-        client.rollout_many(["a"] * 12, seed=1, **small)
+        client.rollout_many(["a secret"] * 12, seed=1, **small)
         client.refit(str(tmp_path / "c"), weight_version="step-1")
         rolling = threading.Thread(target=client.rollout_many, args=(["a"] * 40,), kwargs={"seed": 1, **small})
         rolling.start()
@@ -118,6 +120,10 @@ def test_a_rollout_is_seen_as_it_runs(browser: Browser, router: RouterProcess, t
     assert browser.text("#legend").split() == ["0", "step-1"]
     assert "step-1" in browser.text("#workers")
     assert "updating" in browser.text("#events")
+    # What was made is seen, and not what was asked for.
+    is_shown = "[...document.querySelectorAll('#images img')].some((image) => image.naturalWidth === 64)"
+    eventually(lambda: browser.run(is_shown), lambda shown: shown is True, within_s=30.0)
+    assert "a secret" not in browser.run("document.documentElement.outerHTML")
     browser.scheme("dark")
     picture(browser, "dark")
     browser.size(400, 800)
@@ -127,7 +133,7 @@ def test_a_rollout_is_seen_as_it_runs(browser: Browser, router: RouterProcess, t
     # Only this test reads the canvas back.
     assert [complaint for complaint in browser.complaints if "getImageData" not in complaint] == []
     base = f"http://127.0.0.1:{router.port}/"
-    assert all(address.startswith(base) for address in browser.addresses)
+    assert all(address.startswith((base, f"blob:{base}")) for address in browser.addresses)
 
 
 def test_workers_and_the_fleet_are_steered_after_a_confirmation(

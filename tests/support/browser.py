@@ -142,8 +142,9 @@ class Browser:
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     def press(self, key: str) -> None:
-        """Press a key: `Tab`, `Enter`, `Escape`, `ArrowLeft`."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37}
+        """Press a key: `Tab`, `Enter`, `Escape`, or an arrow."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **text)

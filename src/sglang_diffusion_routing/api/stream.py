@@ -47,6 +47,7 @@ _SHOWN = {
     "max_concurrency",
     "is_dead",
     "labels",
+    "launcher",
 }
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 

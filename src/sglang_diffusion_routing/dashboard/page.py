@@ -10,16 +10,17 @@ from sglang_diffusion_routing.errors import RouteNotFound
 
 router = APIRouter(include_in_schema=False)
 
+_PARTS = ("app", "ask", "chart", "curves", "history", "pictures", "router", "words", "workers")
 FILES = {
-    "app.js": "text/javascript; charset=utf-8",
-    "chart.js": "text/javascript; charset=utf-8",
+    **{f"{part}.js": "text/javascript; charset=utf-8" for part in _PARTS},
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 
 # Names and errors of workers are text on the page; should one ever become markup, it can load and run nothing.
+# `blob:` is for images alone: they are fetched with the key, which a browser does not send for an address.
 POLICY = (
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
+    "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
     "require-trusted-types-for 'script'"
 )
 _HEADERS = {

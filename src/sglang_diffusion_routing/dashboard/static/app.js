@@ -1,150 +1,112 @@
-// The page: one event stream in, tables and the timeline out. Whatever comes from outside becomes text, never markup.
+// The page: one event stream in, tables and pictures out. Whatever comes from outside becomes text, never markup.
 
-import { Timeline, clock, colourOf, seconds } from "./chart.js";
+import { ask, note } from "./ask.js";
+import { Timeline, told } from "./chart.js";
+import { Curves } from "./curves.js";
+import { History } from "./history.js";
+import { Pictures } from "./pictures.js";
+import { Refused, Router } from "./router.js";
+import { clock, element, seconds, versionName } from "./words.js";
+import { ACTIONS, STYLES, Workers, swatch } from "./workers.js";
 
 const byId = (id) => document.getElementById(id);
-const workers = new Map();
-const timeline = new Timeline(byId("canvas"));
-const STYLES = { active: "good", quarantined: "bad", suspect: "bad", stale: "warn", draining: "warn", sleeping: "blue" };
+const router = new Router();
+const history = new History();
+const timeline = new Timeline(byId("canvas"), history);
+const curves = new Curves(byId("curves"), history);
+const workers = new Workers(byId("workers"), byId("find"), byId("found"));
+const pictures = new Pictures(byId("images"), router);
 const EVENTS_SHOWN = 200;
+const RATE_OVER_S = 5;
 
 let last = null;
-let before = null;
-let ratePerS = null;
-let key = "";
+let finished = [];
 
 // What the router tells.
 
-function connect() {
-  const source = new EventSource("events?interval_s=0.5");
-  source.addEventListener("frame", (event) => take(JSON.parse(event.data)));
-  source.addEventListener("open", () => link("live", "good"));
-  // It tries again by itself.
-  source.addEventListener("error", () => link("no answer", "bad"));
-}
-
-function link(text, style) {
-  byId("link").textContent = text;
-  byId("link").className = style;
-}
-
 function take(frame) {
   if (frame.reset) {
-    workers.clear();
-    timeline.clear();
-    byId("workers").replaceChildren();
+    for (const part of [workers, history, pictures]) part.clear();
     byId("events").replaceChildren();
-    before = null;
+    finished = [];
   }
-  for (const worker of frame.workers) workers.set(worker.url, worker);
-  for (const url of frame.removed) workers.delete(url);
-  if (before && frame.now - before.now >= 2) {
-    ratePerS = Math.max(frame.finished - before.finished, 0) / (frame.now - before.now);
-    before = frame;
-  }
-  before ??= frame;
   last = frame;
-  const shown = [...workers.values()];
-  timeline.take(frame, shown);
-  figures(frame, shown);
-  rows(frame);
+  workers.take(frame);
+  history.take(frame, workers.all);
+  pictures.take(frame.thumbnails, new Map(workers.all.map((worker) => [worker.url, worker.display_id])));
+  if (!timeline.held) timeline.now = frame.now;
+  figures(frame);
   events(frame.changes);
   draw();
 }
 
-function figures(frame, shown) {
-  const counts = {};
-  for (const worker of shown) counts[worker.status] = (counts[worker.status] ?? 0) + 1;
-  const told = Object.entries(counts).sort().map(([status, count]) => `${count} ${status}`).join(", ") || "none";
-  const oldest = frame.queue.oldest_seconds === null ? "" : `, oldest ${seconds(frame.queue.oldest_seconds)}`;
-  const targets = Object.entries(frame.targets).map(([group, version]) => `${group}: ${version ?? "base"}`).join(", ");
-  const facts = {
-    workers: told,
-    running: shown.reduce((sum, worker) => sum + worker.active_requests, 0),
-    waiting: `${frame.queue.requests}${oldest}${frame.paused ? ", paused" : ""}`,
-    "finished a second": ratePerS === null ? "…" : ratePerS.toFixed(1),
-    ...(targets && { weights: targets }),
-  };
-  byId("figures").replaceChildren(...Object.entries(facts).map(([name, value]) => {
-    const pair = document.createElement("div");
-    pair.append(element("dt", name), element("dd", value));
-    return pair;
-  }));
+async function link(how, error) {
+  byId("link").textContent = how === "refused" ? error.message : how;
+  byId("link").className = how === "live" ? "good" : "bad";
+  if (error instanceof Refused && error.wantsKey && !byId("ask").open) await askKey(error.message);
+}
+
+function figures(frame) {
+  const counts = new Map();
+  for (const { status } of workers.all) counts.set(status, (counts.get(status) ?? 0) + 1);
+  const chips = [...counts].sort().map(([status, count]) => {
+    const chip = element("button", `${count} ${status}`, STYLES[status]);
+    chip.dataset.find = status;
+    chip.title = `Show those that are ${status}`;
+    return chip;
+  });
+  const running = workers.all.reduce((sum, worker) => sum + worker.active_requests, 0);
+  const oldest = frame.queue.oldest_seconds === null ? "" : `oldest ${seconds(frame.queue.oldest_seconds)}`;
+  const late = [...history.stragglers.values()].sort((one, other) => other.took - one.took);
+  const targets = Object.entries(frame.targets);
+  figure("f-workers", chips.length ? chips : ["none"]);
+  figure("f-running", [running], late.length ? `${late.length} late: ${late[0].name}, ${seconds(late[0].took)}` : "", "warn");
+  figure("f-waiting", [frame.queue.requests], [oldest, frame.paused && "paused"].filter(Boolean).join(", "), "warn");
+  figure("f-rate", [rate(frame)], `${frame.finished} in all`);
+  figure("f-weights", targets.length ? targets.flatMap(([group, version]) => weights(group, version, targets.length)) : ["base"]);
   byId("pause").textContent = frame.paused ? "Continue" : "Pause";
 }
 
-function element(tag, text, className) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
+function weights(group, version, groups) {
+  const shown = element("span", `${groups > 1 ? `${group}: ` : ""}${version ?? "base"}`);
+  shown.title = group;
+  shown.prepend(swatch(version ?? "0"));
+  return [shown];
 }
 
-// Workers.
-
-function rows(frame) {
-  const body = byId("workers");
-  const present = new Map([...body.children].map((row) => [row.dataset.url, row]));
-  for (const url of frame.removed) present.get(url)?.remove();
-  for (const worker of frame.workers) {
-    let row = present.get(worker.url);
-    if (!row) {
-      row = document.createElement("tr");
-      row.dataset.url = worker.url;
-      for (const className of ["", "", "num", "", "num", "", ""]) row.append(element("td", "", className));
-      body.append(row);
-    }
-    fill(row, worker);
+/** Change a figure only where it is another: a button that has the focus, or is being clicked, stays. */
+function figure(id, parts, more = "", style = "") {
+  const [value, side] = byId(id).children;
+  const now = parts.map((part) => part.textContent ?? part).join("|");
+  if (value.dataset.now !== now) {
+    value.dataset.now = now;
+    value.replaceChildren(...parts);
   }
-  filter();
+  side.textContent = more;
+  side.className = style;
 }
 
-function fill(row, worker) {
-  const [name, status, running, weights, speed, why, actions] = row.children;
-  name.textContent = worker.display_id;
-  name.title = worker.url;
-  status.textContent = worker.status;
-  status.className = STYLES[worker.status] ?? "";
-  running.textContent = worker.active_requests;
-  weights.textContent = worker.weight_version ?? "?";
-  speed.textContent = worker.speed === null ? "" : worker.speed.toPrecision(3);
-  why.textContent = worker.reason;
-  const wanted = [
-    worker.status === "draining" ? ["undrain", "Undrain"] : ["drain", "Drain"],
-    worker.is_dead ? ["recover", "Recover"] : ["quarantine", "Quarantine"],
-    ["remove", "Remove"],
-  ];
-  const there = [...actions.children].map((button) => button.dataset.action).join();
-  if (there === wanted.map(([action]) => action).join()) return;
-  // A button that has the focus would lose it.
-  actions.replaceChildren(...wanted.map(([action, text]) => {
-    const button = element("button", text);
-    button.dataset.action = action;
-    button.setAttribute("aria-label", `${text} ${worker.display_id}`);
-    return button;
-  }));
-}
-
-function filter() {
-  const wanted = byId("find").value.trim().toLowerCase();
-  for (const row of byId("workers").children) {
-    const worker = workers.get(row.dataset.url);
-    const text = worker && `${worker.url} ${worker.status} ${worker.reason} ${worker.weight_version}`.toLowerCase();
-    row.hidden = Boolean(wanted) && !text?.includes(wanted);
-  }
+function rate(frame) {
+  finished.push([frame.now, frame.finished]);
+  while (finished.length > 2 && frame.now - finished[1][0] >= RATE_OVER_S) finished.shift();
+  const [at, count] = finished[0];
+  return frame.now - at < 1 ? "…" : Math.max((frame.finished - count) / (frame.now - at), 0).toFixed(1);
 }
 
 function events(changes) {
   const list = byId("events");
   for (const [at, url, was, now] of changes) {
-    const item = document.createElement("li");
-    item.append(element("time", clock(at)), element("span", url), element("span", `${was ?? "new"} → ${now}`, STYLES[now] ?? ""));
+    const item = element("li");
+    const name = element("span", workers.byUrl.get(url)?.display_id ?? url, "name");
+    name.title = url;
+    item.append(element("time", clock(at)), name, element("span", `${was ?? "new"} → ${now}`, STYLES[now]));
     list.prepend(item);
   }
   while (list.children.length > EVENTS_SHOWN) list.lastChild.remove();
+  byId("calm").hidden = Boolean(list.children.length);
 }
 
-// The timeline.
+// The timeline and what is under it.
 
 let drawing = false;
 
@@ -154,38 +116,84 @@ function draw() {
   requestAnimationFrame(() => {
     drawing = false;
     timeline.draw();
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const versions = timeline.versions().slice(-8);
-    byId("legend").replaceChildren(...versions.map((version) => {
-      const entry = element("span", version ?? "unknown");
-      const patch = document.createElement("i");
-      patch.style.background = colourOf(version, dark);
-      entry.prepend(patch);
-      return entry;
-    }));
+    curves.draw(timeline.from, timeline.now);
+    legend(history.versions(timeline.from).slice(-8));
+    if (pointed) point(pointed);
   });
+}
+
+function legend(versions) {
+  const now = versions.join("|");
+  if (byId("legend").dataset.now === now) return;
+  byId("legend").dataset.now = now;
+  byId("legend").replaceChildren(...versions.map((version) => {
+    const entry = element("span", versionName(version));
+    entry.prepend(swatch(version));
+    return entry;
+  }));
+}
+
+function hold(held) {
+  timeline.held = held;
+  if (!held && last) timeline.now = last.now;
+  byId("hold").setAttribute("aria-pressed", String(held));
+  draw();
+}
+
+let pointed = null;
+
+function point(where) {
+  pointed = where;
+  show(timeline.at(where.offsetX, where.offsetY), where.offsetX, where.offsetY);
+}
+
+/** Say what is there, and show the image that came of it beside the pointer. */
+function show(place, left, top) {
+  const words = place ? told(place) : "\u00a0";
+  if (byId("hint").textContent !== words) byId("hint").textContent = words;
+  const src = place?.bar && pictures.of(place.row.url, place.bar.piece);
+  const card = byId("card");
+  card.hidden = !src;
+  if (!src) return;
+  const image = card.querySelector("img");
+  if (image.src !== src) image.src = src;
+  const chart = byId("chart");
+  card.style.left = `${Math.max(0, Math.min(left + 14, chart.clientWidth - 156))}px`;
+  card.style.top = `${top - chart.scrollTop + 18}px`;
 }
 
 byId("span").addEventListener("change", (event) => {
   timeline.spanS = Number(event.target.value);
   draw();
 });
-byId("hold").addEventListener("click", (event) => {
-  timeline.held = !timeline.held;
-  event.target.setAttribute("aria-pressed", String(timeline.held));
-});
-byId("canvas").addEventListener("mousemove", (event) => {
-  byId("hint").textContent = timeline.at(event.offsetX, event.offsetY) || "\u00a0";
+byId("hold").addEventListener("click", () => hold(!timeline.held));
+byId("canvas").addEventListener("mousemove", ({ offsetX, offsetY }) => point({ offsetX, offsetY }));
+byId("canvas").addEventListener("mouseleave", () => {
+  pointed = null;
+  show(null);
 });
 byId("canvas").addEventListener("keydown", (event) => {
+  if (!last) return;
   const step = { ArrowLeft: -0.25, ArrowRight: 0.25 }[event.key];
-  if (!step || !last) return;
-  timeline.held = true;
-  byId("hold").setAttribute("aria-pressed", "true");
-  timeline.now = Math.min(timeline.now + step * timeline.spanS, last.now);
-  draw();
+  const row = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (step) {
+    hold(true);
+    timeline.now = Math.min(timeline.now + step * timeline.spanS, last.now);
+  } else if (row) {
+    const place = timeline.select(row);
+    if (place) show(place, place.right ?? 0, place.bottom ?? 0);
+  } else if (event.key === "Escape") {
+    timeline.selected = null;
+    hold(false);
+  } else return;
+  event.preventDefault();
 });
-byId("find").addEventListener("input", filter);
+byId("f-workers").addEventListener("click", (event) => {
+  const status = event.target.dataset.find;
+  if (!status) return;
+  byId("find").value = byId("find").value === status ? "" : status;
+  workers.filter();
+});
 window.addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
@@ -198,92 +206,51 @@ const FLEET = {
   pause: ["Hold the queue?", "What runs goes on, what comes waits.", "POST", "pause_generation"],
   continue: ["Release the queue?", "What waits goes to the workers.", "POST", "continue_generation"],
 };
-const WORKER = {
-  drain: ["Drain", "It gets no new work; what it has goes on.", "PUT", { state: "drained" }],
-  undrain: ["Undrain", "It gets work again.", "PUT", { state: "active" }],
-  quarantine: ["Quarantine", "It is kept out until it is recovered; what it has goes on.", "PUT", { is_dead: true }],
-  recover: ["Recover", "Its quarantine ends, and it is probed.", "PUT", { is_dead: false }],
-  remove: ["Remove", "It ends its work and is forgotten, with its jobs.", "DELETE", undefined],
-};
+
+async function askKey(why) {
+  const given = await ask("Key", `${why}\nIt is sent with what you ask for, and forgotten when this page is closed.`,
+    "Key", router.key, "password");
+  if (given !== null) router.use(given);
+  return given !== null;
+}
+
+/** Have something done, and say how it went; where a key is wanted, with another one. */
+async function send(what, method, path, body) {
+  note(`asked: ${what}`);
+  for (;;) {
+    try {
+      await router.send(method, path, body);
+      note(`done: ${what}`);
+    } catch (error) {
+      if (error instanceof Refused && error.wantsKey && (await askKey(error.message))) continue;
+      note(error instanceof Refused ? `${what}: ${error.message}` : `${what}: no answer (${error.message})`);
+    }
+    return;
+  }
+}
 
 document.querySelector("nav").addEventListener("click", async (event) => {
-  const what = event.target.dataset.fleet;
-  if (event.target.id === "keys") {
-    const given = await ask("Key", "Sent with what you ask for; kept until this page is closed.", "Admin key", key, "password");
-    if (given !== null) key = given;
+  const button = event.target.closest("button");
+  const what = button?.dataset.fleet;
+  if (button?.id === "keys") {
+    await askKey("The router's key, where it has one.");
   } else if (what === "refit") {
     const path = await ask("Refit the fleet", "Each worker loads this checkpoint once it has ended its work.", "Path, as workers see it");
-    if (path) await send("POST", "update_weights_from_disk", { model_path: path });
+    if (path) await send("refit", "POST", "update_weights_from_disk", { model_path: path });
   } else if (what) {
-    const [title, text, method, path] = FLEET[what === "pause" && last?.paused ? "continue" : what];
-    if ((await ask(title, text)) !== null) await send(method, path);
+    const chosen = what === "pause" && last?.paused ? "continue" : what;
+    const [title, text, method, path] = FLEET[chosen];
+    if ((await ask(title, text)) !== null) await send(chosen, method, path);
   }
 });
 
 byId("workers").addEventListener("click", async (event) => {
-  const action = WORKER[event.target.dataset?.action];
+  const action = ACTIONS[event.target.dataset?.action];
   const url = event.target.closest("tr")?.dataset.url;
   if (!action || !url) return;
-  const [title, text, method, body] = action;
-  if ((await ask(`${title} ${url}?`, text)) !== null) await send(method, `workers/${encodeURIComponent(url)}`, body);
+  const [title, text, method, body, more = ""] = action;
+  if ((await ask(`${title} ${url}?`, text)) === null) return;
+  await send(`${title.toLowerCase()} ${url}`, method, `workers/${encodeURIComponent(url)}${more}`, body);
 });
 
-let asked = Promise.resolve();
-
-/** Ask for a yes, or for a line of text; null when it is a no. */
-async function ask(title, text, label, value = "", type = "text") {
-  // A dialog tells that it was closed a moment later, and not of which question.
-  await asked;
-  const dialog = byId("ask");
-  const input = byId("ask-input");
-  byId("ask-title").textContent = title;
-  byId("ask-text").textContent = text;
-  byId("ask-field").hidden = !label;
-  byId("ask-label").textContent = label ?? "";
-  input.type = type;
-  input.value = value;
-  dialog.returnValue = "no";
-  dialog.showModal();
-  (label ? input : byId("ask-yes")).focus();
-  asked = new Promise((resolve) => {
-    dialog.addEventListener("close", () => {
-      resolve(dialog.returnValue === "yes" ? input.value.trim() : null);
-    }, { once: true });
-  });
-  return asked;
-}
-
-// Enter in the field is a yes, not the first button of the form.
-byId("ask-input").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") {
-    event.preventDefault();
-    byId("ask").close("yes");
-  }
-});
-
-async function send(method, path, body) {
-  const headers = { "content-type": "application/json" };
-  if (key) headers.authorization = `Bearer ${key}`;
-  try {
-    const reply = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
-    const said = await reply.json().catch(() => ({}));
-    if (reply.ok && said.success !== false) note(`done: ${path}`);
-    else note(said.error ?? failures(said) ?? `${path} got ${reply.status}`);
-  } catch (error) {
-    note(`no answer: ${error.message}`);
-  }
-}
-
-function failures(said) {
-  const failed = said.results?.filter((row) => row.status_code !== 200 || row.body?.success === false) ?? [];
-  if (!failed.length) return said.message;
-  return failed.map((row) => `${row.worker_url}: ${row.body?.message ?? row.body?.error ?? row.status_code}`).join("; ");
-}
-
-function note(text) {
-  const shown = element("p", text);
-  byId("notes").append(shown);
-  setTimeout(() => shown.remove(), 8000);
-}
-
-connect();
+router.follow(take, link);
