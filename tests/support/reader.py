@@ -231,7 +231,7 @@ class Reader:
         """Wait, as a reader's slow hands do, until the router has had an answer of each worker."""
         port = self.port(*_ROUTER)
         eventually(
-            lambda: [worker["status"] for worker in ask(port, request(b"GET", b"/workers")).json()["workers"]],
+            lambda: [worker["status"] for worker in ask(port, request(b"GET", b"/workers")).json().get("workers", ())],
             lambda statuses: "joining" not in statuses,
         )
 
