@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_diffusion_routing.cli.parser import Parser, between, made
+from sglang_diffusion_routing.cli.parser import ActionParser, Parser, between, made
 from sglang_diffusion_routing.errors import BadSetting
 
 pytestmark = pytest.mark.core
@@ -36,6 +36,35 @@ def test_known_flags_are_parsed() -> None:
 def test_a_bad_argument_is_named(words: list[str], sentence: str) -> None:
     with pytest.raises(BadSetting) as caught:
         parser().parse(words)
+    assert caught.value.message == sentence
+
+
+def actions() -> Parser:
+    parser = Parser("workers", "Workers.")
+    parser.add_argument("--kind", choices=["videos", "meshes"])
+    found = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=ActionParser)
+    found.add_parser("list")
+    found.add_parser("drain").add_argument("worker", metavar="URL")
+    which = found.add_parser("abort").add_mutually_exclusive_group(required=True)
+    which.add_argument("--all", action="store_true")
+    which.add_argument("--group")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "workers needs ACTION: list, drain, abort"),
+        (["drian"], "'drian' is no action of sglang-d-router workers; did you mean drain?"),
+        (["zebra"], "'zebra' is no action of sglang-d-router workers; there are list, drain, abort"),
+        (["--kind", "video", "list"], "'video' is no kind of sglang-d-router workers; did you mean videos?"),
+        (["drain"], "workers drain needs URL"),
+        (["abort"], "workers abort needs one of --all, --group"),
+    ],
+)
+def test_a_word_that_is_missing_or_wrong_is_named_with_those_that_there_are(words: list[str], sentence: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        actions().parse(words)
     assert caught.value.message == sentence
 
 

@@ -13,13 +13,14 @@ from sglang_diffusion_routing.cli.parser import PROGRAM, Parser
 EPILOG = """\
 bash: sglang-d-router completion bash > ~/.local/share/bash-completion/completions/sglang-d-router
 zsh:  sglang-d-router completion zsh > a folder of $fpath, as _sglang-d-router
+fish: sglang-d-router completion fish > ~/.config/fish/completions/sglang-d-router.fish
 """
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the script."""
     parser = Parser("completion", "Print a script that makes a shell complete commands and flags.", epilog=EPILOG)
-    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    parser.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
     chosen = parser.parse(argv)
     print(shtab.complete(whole_parser(), chosen.shell))
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -16,8 +17,25 @@ class ActionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Turn argparse's "argument --port: expected one argument" into the error that every bad setting raises."""
+        command = self.prog.removeprefix(PROGRAM).strip()
+        if missing := re.fullmatch("the following arguments are required: (.+)", message):
+            raise BadSetting(command, f"needs {missing[1]}{self._choices_of(missing[1])}")
+        if missing := re.fullmatch("one of the arguments (.+) is required", message):
+            raise BadSetting(command, f"needs one of {', '.join(missing[1].split())}")
         where, colon, why = message.removeprefix("argument ").partition(": ")
-        raise BadSetting(where, why) if colon else BadSetting(self.prog + ":", message)
+        if wrong := re.fullmatch(r"invalid choice: '(.*)' \(choose from (.+)\)", why):
+            choices = [choice.strip("'") for choice in wrong[2].split(", ")]
+            close = difflib.get_close_matches(wrong[1], choices, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(choices)}"
+            raise BadSetting(repr(wrong[1]), f"is no {where.lower().lstrip('-')} of {self.prog}; {hint}")
+        raise BadSetting(where, why) if colon else BadSetting(command, message)
+
+    def _choices_of(self, name: str) -> str:
+        """Say what may stand for a missing word, where that is known."""
+        for action in self._actions:
+            if action.choices and name in (action.metavar, action.dest):
+                return f": {', '.join(action.choices)}"
+        return ""
 
 
 class Parser(ActionParser):

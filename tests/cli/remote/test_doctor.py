@@ -37,7 +37,7 @@ async def test_a_healthy_router_has_no_faults(shell: Shell, workers: list[SimInT
     assert shown.status == 0, shown.out
     assert "✓ workers: 2 of 2 take work" in shown.out
     # The router of this test keeps no state, and says so.
-    assert shown.out.splitlines()[-1] == "0 faults, 1 warnings"
+    assert shown.out.splitlines()[-1] == "0 faults, 1 warning"
     findings = (await shell.run("doctor", "--skip-keep-alive", "--json")).json["findings"]
     assert {finding["level"] for finding in findings} == {"ok", "warning"}
 

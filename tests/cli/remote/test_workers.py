@@ -24,7 +24,7 @@ async def test_the_list_shows_every_worker_and_the_queue(shell: Shell, workers: 
 
 async def test_a_worker_is_held_and_let_go(shell: Shell, workers: list[SimInThread], router: RunningRouter) -> None:
     url = workers[0].url
-    assert (await shell.run("workers", "drain", url)).out == f"{url}: draining an operator holds it\n"
+    assert (await shell.run("workers", "drain", url)).out == f"{url}: draining (an operator holds it)\n"
     assert (await router.statuses())[url] == "draining"
     assert (await shell.run("workers", "undrain", url)).out == f"{url}: active\n"
     assert "an operator has quarantined it" in (await shell.run("workers", "quarantine", url)).out

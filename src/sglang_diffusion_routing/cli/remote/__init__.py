@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sglang_diffusion_routing.cli.parser import PROGRAM, Parser
 from sglang_diffusion_routing.cli.remote import doctor, fleet, looks, queue, top, workers
-from sglang_diffusion_routing.cli.remote.options import add_common, connect
-from sglang_diffusion_routing.cli.remote.screen import Screen
+from sglang_diffusion_routing.cli.remote.options import add_common, cause, connect
+from sglang_diffusion_routing.cli.remote.screen import Screen, printable
 from sglang_diffusion_routing.client import Client, ClientError, Refused, Unreachable
 
 FAILED = 1
@@ -65,13 +65,19 @@ def run(name: str, argv: Sequence[str]) -> int:
     """
     chosen = parser_of(name).parse(argv)
     screen = Screen(as_json=chosen.as_json)
-    try:
-        with connect(chosen) as client:
+    with connect(chosen) as client:
+        try:
             return COMMANDS[name].act(client, chosen, screen)
-    except ClientError as error:
-        if screen.as_json:
-            screen.document({"error": str(error), "code": error.code if isinstance(error, Refused) else "unreachable"})
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        if isinstance(error, Refused):
-            return REFUSED
-        return UNREACHABLE if isinstance(error, Unreachable) else FAILED
+        except Unreachable as error:
+            return _failed(f"no answer from {client.url}: {cause(error)}", "unreachable", UNREACHABLE, screen)
+        except Refused as error:
+            return _failed(str(error), error.code, REFUSED, screen)
+        except ClientError as error:
+            return _failed(str(error), "failed", FAILED, screen)
+
+
+def _failed(sentence: str, code: str, status: int, screen: Screen) -> int:
+    if screen.as_json:
+        screen.document({"error": sentence, "code": code})
+    print(f"{PROGRAM}: {printable(sentence)}", file=sys.stderr)
+    return status

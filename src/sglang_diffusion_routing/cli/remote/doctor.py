@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_diffusion_routing import __version__
+from sglang_diffusion_routing.cli.remote.options import cause
 from sglang_diffusion_routing.cli.remote.screen import Screen
 from sglang_diffusion_routing.client import Client, ClientError, Refused
 
@@ -56,7 +57,7 @@ def doctor(client: Client, chosen: argparse.Namespace, screen: Screen) -> int:
     faults = sum(finding.level == "fault" for finding in findings)
     if not screen.as_json:
         warnings = sum(finding.level == "warning" for finding in findings)
-        screen.line(f"{faults} faults, {warnings} warnings")
+        screen.line(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}")
     return 1 if faults else 0
 
 
@@ -77,7 +78,8 @@ def _look(client: Client, *, keep_alive: bool) -> Iterator[Finding]:
         )
         return
     except ClientError as error:
-        yield Finding("fault", "router", f"no answer: {error}", "is it running, and is --url right?")
+        no_answer = f"no answer from {client.url}: {cause(error)}"
+        yield Finding("fault", "router", no_answer, "is it running, and is --url right?")
         return
     if "open_files" not in info:
         yield Finding("fault", "router", f"{client.url} is something else", "is --url right?")
@@ -247,3 +249,7 @@ def _until_closed_s(connection: socket.socket, within_s: float) -> float:
     except TimeoutError:
         pass
     return inf
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

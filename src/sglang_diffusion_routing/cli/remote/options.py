@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sglang_diffusion_routing.client import Client, Retry
+from sglang_diffusion_routing.client import Client, ClientError, Retry
 from sglang_diffusion_routing.client.settings import DEFAULT_URL
 from sglang_diffusion_routing.errors import BadSetting
 
@@ -66,6 +67,14 @@ def key_in(environ: Mapping[str, str], name: str) -> str | None:
             raise BadSetting(f"{name}_FILE {file}", f"cannot be read: {error.strerror or error}") from None
         text = " ".join(line for line in lines if not line.lstrip().startswith("#"))
     return next(iter(text.replace(",", " ").split()), None)
+
+
+def cause(error: ClientError) -> str:
+    """Say in a few words why there was no answer."""
+    reason = error.__cause__
+    if reason is None:
+        return str(error)
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(reason)) or type(reason).__name__
 
 
 def _seconds(text: str) -> float:

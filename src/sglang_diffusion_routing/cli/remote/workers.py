@@ -44,7 +44,8 @@ def workers(client: Client, chosen: argparse.Namespace, screen: Screen) -> int:
     method, change, _ = _CHANGES[chosen.action]
     reply = client.call(method, path + change) if isinstance(change, str) else client.call(method, path, change)
     worker = reply.get("worker") or reply
-    return _said(reply, chosen.worker, f"{worker['status']} {worker.get('reason', '')}", screen)
+    reason = f" ({worker['reason']})" if worker.get("reason") else ""
+    return _said(reply, chosen.worker, f"{worker['status']}{reason}", screen)
 
 
 _CHANGES: Mapping[str, tuple[str, str | Mapping[str, Any], str]] = {
@@ -99,5 +100,5 @@ def _said(reply: Any, worker: str, outcome: str, screen: Screen) -> int:
     if screen.as_json:
         screen.document(reply)
     else:
-        screen.line(f"{worker}: {outcome}".rstrip())
+        screen.line(f"{worker}: {outcome}")
     return 0
