@@ -31,12 +31,14 @@ def values(raw: bytes, name: bytes) -> list[bytes]:
 
 class TestControl:
     async def test_it_goes_to_the_control_app_and_takes_no_lease(self, one: World) -> None:
-        client = await one.ask(post(b"/workers", b'{"url": "http://w"}', b"Content-Type: application/json"))
+        fields = [b"Content-Type: application/json", b"X-Request-Id: r-1"]
+        client = await one.ask(post(b"/workers", b'{"url": "http://w"}', *fields))
         app = await one.accept_control()
         request = await serve(app, sized(b'{"status": "success"}'))
         assert request.startswith(b"POST /workers HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
         assert request.endswith(b'\r\n\r\n{"url": "http://w"}')
-        assert await reply(client) == (200, {b"content-length": b"21"}, b'{"status": "success"}')
+        told = {b"content-length": b"21", b"x-request-id": b"r-1"}
+        assert await reply(client) == (200, told, b'{"status": "success"}')
         assert one.fleet.ends == []
         assert one.plane.counters.routes["control"].statuses[2] == 1
 

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.loopback
 
 class TestReply:
     async def test_a_reply_comes_back_and_the_lease_ends_with_it(self, one: World) -> None:
-        client, peer, _ = await started(one, post(b"/rollout/generate?x=%20", b'{"prompt": "a"}', b"X-A: 1"))
+        fields = [b"X-A: 1", b"X-Request-Id: r-1"]
+        client, peer, _ = await started(one, post(b"/rollout/generate?x=%20", b'{"prompt": "a"}', *fields))
         assert one.in_flight() == [1]
         await peer.send(sized(b"done", b"200 OK", b"x-b: 2"))
         status, fields, body = await reply(client)
@@ -29,8 +30,25 @@ class TestReply:
             b"x-sglang-router-worker": worker,
             b"x-sglang-router-queue-ms": b"0",
             b"x-sglang-router-weight-version": b"0",
+            b"x-request-id": b"r-1",
         }
         await one.released((0, Result.OK, 200))
+
+    @pytest.mark.parametrize("request_line", [post(), get(), post(b"/v1/videos"), get(b"/v1/videos/1"), get(b"/health")])
+    async def test_every_reply_names_its_request_once(self, one: World, request_line: bytes) -> None:
+        """The id that the worker saw, unless it has one of its own to say."""
+        one.jobs.places["videos", "1"] = one.workers[0].worker_id
+        for own in (b"", b"x-request-id: theirs"):
+            client = await one.ask(request_line)
+            peer = await (one.accept_control() if b"/health" in request_line else one.accept())
+            seen = (await peer.read_head()).lower().partition(b"x-request-id: ")[2].partition(b"\r\n")[0]
+            await peer.send(sized(b"{}", b"200 OK", *filter(None, [own])))
+            lines = (await client.read_head()).lower().split(b"\r\n")
+            named = [line.partition(b": ")[2] for line in lines if line.startswith(b"x-request-id:")]
+            assert named == [b"theirs" if own else seen]
+            assert len(seen) == 32
+            await client.drop()
+            await peer.drop()
 
     async def test_the_worker_gets_the_request_with_what_a_proxy_owes(self, one: World) -> None:
         client = await one.ask(post(b"/rollout/generate?x=%20", b"{}", b"X-A: 1", b"x-sglang-router-peer: me"))
@@ -113,10 +131,10 @@ class TestReply:
     async def test_reads_pass_the_queue_and_carry_no_more_than_the_worker_says(self) -> None:
         async with world(1, cap=1) as one:
             _, busy, _ = await started(one)
-            client = await one.ask(get(b"/server_info?x=1"))
+            client = await one.ask(get(b"/server_info?x=1", b"X-Request-Id: r-1"))
             peer = await one.accept()
             await serve(peer, sized(b"info"))
-            assert (await reply(client)) == (200, {b"content-length": b"4"}, b"info")
+            assert (await reply(client)) == (200, {b"content-length": b"4", b"x-request-id": b"r-1"}, b"info")
             await busy.send(sized())
             await one.released((0, Result.OK, 200), (0, Result.OK, 200))
 

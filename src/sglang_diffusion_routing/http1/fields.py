@@ -39,8 +39,8 @@ KEPT_SPECIAL = frozenset({b"content-length", b"expect", b"traceparent", b"x-requ
 """Those of them that are read and copied as well."""
 
 LOCATIONS = frozenset({b"location", b"content-location"})
-REPLY_SPECIAL = HOP_BY_HOP | LOCATIONS | {b"content-length"}
-KEPT_IN_REPLY = LOCATIONS | {b"content-length"}
+KEPT_IN_REPLY = LOCATIONS | {b"content-length", b"x-request-id"}
+REPLY_SPECIAL = HOP_BY_HOP | KEPT_IN_REPLY
 
 ROUTER_PREFIX = b"x-sglang-router-"
 """Fields that are the router's own: a client's are read and not passed on, a worker's are dropped."""

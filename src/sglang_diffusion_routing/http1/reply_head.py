@@ -33,6 +33,7 @@ class ReplyHead:
 
     status: 100-999. lines: end-to-end header lines as sent, each with its CRLF. block: the same joined.
     status_line: as it goes to the client. has_location: one of them is Location or Content-Location.
+    has_request_id: one of them is X-Request-Id.
     until_close: neither length nor coding, so the body ends with the connection.
     """
 
@@ -42,6 +43,7 @@ class ReplyHead:
         "chunked",
         "content_length",
         "has_location",
+        "has_request_id",
         "http_10",
         "keep_alive",
         "lines",
@@ -61,6 +63,7 @@ class ReplyHead:
         self.lines: list[bytes] = []
         self.block = b""
         self.has_location = False
+        self.has_request_id = False
         self.content_length: int | None = None
         self.chunked = False
         self.until_close = False
@@ -108,6 +111,7 @@ class ReplyHead:
             if self.chunked:
                 raise BadFraming("an HTTP/1.0 reply is chunked")
         self.has_location = not LOCATIONS.isdisjoint(specials)
+        self.has_request_id = b"x-request-id" in specials
         if self.status == 204:
             # RFC 9110 §8.6: a 204 has no Content-Length, whatever the worker says.
             self.lines = without(self.lines, b"content-length")

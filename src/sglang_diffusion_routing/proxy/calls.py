@@ -20,7 +20,7 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.turns import Held
 from sglang_diffusion_routing.http1.upstream import UpstreamConnection
-from sglang_diffusion_routing.proxy.heads import with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import request_id_line, with_relative_locations, worker_line
 from sglang_diffusion_routing.proxy.routes import Route
 from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.tasks import spawn
@@ -51,7 +51,7 @@ class Call(Exchange):
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         self._status = head.status
-        return b""
+        return request_id_line(head, self.request_id)
 
     def on_connect_failed(self, error: ConnectFailed) -> None:
         self.fail(error)
@@ -177,10 +177,9 @@ class JobCall(Call):
         return self._shared.heads.for_worker(self.origin, head, worker_id, head.target, self.request_id, self._trace_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
-        self._status = head.status
         worker = self._worker
         assert worker is not None
-        return worker_line(worker.worker_id)
+        return worker_line(worker.worker_id) + super().reply_lines(head)
 
     def relocated(self, head: ReplyHead) -> bytes:
         assert self._worker is not None

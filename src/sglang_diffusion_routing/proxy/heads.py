@@ -11,6 +11,7 @@ from sglang_diffusion_routing.core.weights import Loaded, shown_version
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import LoopDetected
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
+from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -101,6 +102,11 @@ def authority(worker_id: WorkerId) -> bytes:
 def worker_line(worker_id: WorkerId) -> bytes:
     """Give the reply line that names the worker."""
     return b"x-sglang-router-worker: %b\r\n" % worker_id.encode()
+
+
+def request_id_line(reply: ReplyHead, request_id: bytes) -> bytes:
+    """Give the reply line that names the request; "" for a reply that does so itself."""
+    return b"" if reply.has_request_id else b"x-request-id: %b\r\n" % request_id
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,12 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.http1.turns import Held
-from sglang_diffusion_routing.proxy.heads import version_field, with_relative_locations, worker_line
+from sglang_diffusion_routing.proxy.heads import (
+    request_id_line,
+    version_field,
+    with_relative_locations,
+    worker_line,
+)
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.racing import Racing
 from sglang_diffusion_routing.proxy.routes import Route
@@ -112,7 +117,7 @@ class Work(Racing):
             # The worker is done when a sized reply begins; its next piece does not wait for the reader of this one.
             self._lease.done_s = now_s
         if self._route.safe:
-            return b""
+            return request_id_line(head, self.request_id)
         return b"".join(
             (
                 worker_line(worker.worker_id),
@@ -121,7 +126,7 @@ class Work(Racing):
                 b"\r\nx-sglang-router-weight-version: ",
                 # Other weights came while it was at work: nobody can say which ones made this.
                 version_field(self._loaded) if worker.updates == self._updates else b"unknown",
-                b"\r\n",
+                b"\r\n" if head.has_request_id else b"\r\nx-request-id: %b\r\n" % self.request_id,
             )
         )
 
