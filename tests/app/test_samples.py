@@ -24,6 +24,7 @@ from sglang_diffusion_routing.launchers.supervisor import Supervisor
 from sglang_diffusion_routing.metrics.histogram import Distribution
 from sglang_diffusion_routing.metrics.kinds import Declared, Kind, Samples
 from sglang_diffusion_routing.metrics.text import PROCESS, render
+from sglang_diffusion_routing.runtime.gallery import Gallery
 from sglang_diffusion_routing.runtime.lag import Lag
 from support.runtime import runtime
 
@@ -53,6 +54,7 @@ async def sources(one: World, supervisor: Slots | None = None) -> AsyncIterator[
             resyncer=run.resyncer,
             lag=Lag(),
             supervisor=cast("Supervisor | None", supervisor),
+            gallery=Gallery(1, one.fleet.now_s),
         )
 
 
@@ -107,6 +109,7 @@ async def test_work_is_told_by_route_and_by_worker() -> None:
     assert set(rows[metrics.WORKER_IN_FLIGHT]) == {(worker_id,) for worker_id in ids}
     assert rows[metrics.WORKER_WEIGHTS] == {(worker_id, "0"): 1 for worker_id in ids}
     assert rows[metrics.WORKER_STATUS] == {(worker_id, "active"): 1 for worker_id in ids}
+    assert rows[metrics.THUMBNAILS] == {("made",): 0, ("missed",): 0, ("none",): 0, ("unreadable",): 0}
     assert rows[metrics.WORKER_HEALTH] == {(worker_id, "healthy"): 1 for worker_id in ids}
     assert {route for (route,) in rows[metrics.TIME_TO_HEAD]} == {"rollout"}
 

@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sglang_diffusion_routing import __version__
 from sglang_diffusion_routing import metrics as m
@@ -24,6 +25,9 @@ from sglang_diffusion_routing.proxy.server import DataPlane
 from sglang_diffusion_routing.runtime.lag import Lag
 from sglang_diffusion_routing.runtime.loop import Fleet
 
+if TYPE_CHECKING:
+    from sglang_diffusion_routing.runtime.gallery import Gallery
+
 Rows = list[tuple[tuple[str, ...], float]]
 Sizes = list[tuple[tuple[str, ...], Distribution]]
 
@@ -33,7 +37,10 @@ BATCH = 50
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Whoever counts. supervisor: None where the router starts no workers."""
+    """Whoever counts.
+
+    supervisor: None where the router starts no workers. gallery: None where no images are shown.
+    """
 
     fleet: Fleet
     data_plane: DataPlane
@@ -44,6 +51,7 @@ class Sources:
     resyncer: Resyncer
     lag: Lag
     supervisor: Supervisor | None
+    gallery: Gallery | None
 
 
 def reader(sources: Sources) -> Callable[[], Awaitable[Samples]]:
@@ -66,6 +74,7 @@ def reader(sources: Sources) -> Callable[[], Awaitable[Samples]]:
             **_of_control(sources),
             **_of_launcher(sources.supervisor),
             **_of_process(sources.lag),
+            m.THUMBNAILS: [] if sources.gallery is None else _by_label(sources.gallery.outcomes),
         }
 
     return read

@@ -200,6 +200,7 @@ class App:
                     resyncer=self._resyncer,
                     lag=self._lag,
                     supervisor=self._supervisor,
+                    gallery=self._gallery,
                 )
             ),
             info=info.reader(settings, self._data_plane.counters, self._saver),

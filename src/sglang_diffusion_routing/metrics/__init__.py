@@ -141,6 +141,12 @@ WORKER_CONNECTIONS_OPENED = Declared(
     "connections to workers and to the control app that were opened",
 )
 WATCHERS = Declared("sgld_router_watchers", Kind.GAUGE, "open event streams, such as a dashboard's")
+THUMBNAILS = Declared(
+    "sgld_router_thumbnails_total",
+    Kind.COUNTER,
+    "replies with images, where thumbnails are kept: made, missed for coming too closely, none in it, unreadable",
+    ("outcome",),
+)
 SLOTS = Declared(
     "sgld_router_launcher_slots", Kind.GAUGE, "places of workers that the router starts, by phase", ("phase",)
 )
