@@ -491,6 +491,16 @@ def test_a_remembered_head_knows_its_limit() -> None:
         parse_request_head(raw, 5)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+def test_a_head_can_send_on_other_lines_than_it_was_read_from(framing: bytes) -> None:
+    head = parsed(b"POST /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer k\r\n%b\r\n\r\n" % framing)
+    block = head.block
+    twin = head.with_block_of([line for line in head.lines if not line.startswith(b"Auth")] + [b"X: 1\r\n"])
+    assert sorted(twin.block.split(b"\r\n")) == sorted([b"", b"X: 1", framing])
+    assert (head.block, head.chunked, twin.chunked) == (block, framing[:1] == b"T", framing[:1] == b"T")
+    assert (twin.field(b"authorization"), twin.path, twin.has_body) == (b"Bearer k", b"/x", True)
+
+
 @given(st.binary(max_size=300))
 def test_noise_is_read_or_refused_and_never_anything_else(noise: bytes) -> None:
     raw = b"GET /" + noise.replace(b"\r\n\r\n", b"") + b"\r\n\r\n"

@@ -194,3 +194,27 @@ def test_any_value_is_either_taken_or_refused_by_name(field: str, value: object)
 
 def test_the_variable_that_tells_clients_where_the_router_is_does_not_keep_it_from_starting() -> None:
     assert load({}, {"SGLANG_D_ROUTER_URL": "http://router:30080"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "where"),
+    [
+        ({"api_key": ["s3cret\x7f"]}, {}, "--api-key"),
+        ({}, {"SGLANG_D_ROUTER_ADMIN_KEY": "s3crét"}, "SGLANG_D_ROUTER_ADMIN_KEY"),
+    ],
+)
+def test_a_bad_key_is_named_by_its_place_alone(flags: dict[str, object], environ: dict[str, str], where: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        load(flags, environ)
+    assert caught.value.message == f"{where} must be visible ASCII characters"
+
+
+def test_keys_are_hidden_wherever_settings_are_shown() -> None:
+    settings = load({"api_key": ["s3cret-1"]}, {"SGLANG_D_ROUTER_ADMIN_KEY": "s3cret-2,s3cret-3"})
+    assert [key.get_secret_value() for key in (*settings.api_key, *settings.admin_key)] == [
+        "s3cret-1",
+        "s3cret-2",
+        "s3cret-3",
+    ]
+    shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "s3cret" not in shown

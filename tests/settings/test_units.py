@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from sglang_diffusion_routing.settings import units
 
@@ -145,3 +146,30 @@ def test_whole_numbers_and_words_come_in_lists(value: object) -> None:
 def test_a_list_of_anything_else_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="must be a"):
         units.read_counts_and_words(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "keys"),
+    [
+        ("one", ["one"]),
+        ("one,two three", ["one", "two", "three"]),
+        (["one", "two,three"], ["one", "two", "three"]),
+        ((), []),
+        ((SecretStr("one"),), ["one"]),
+        ("!\"#$%&'()*+-./:;<=>?@[]^_`{|}~", ["!\"#$%&'()*+-./:;<=>?@[]^_`{|}~"]),
+    ],
+)
+def test_keys_are_read(value: object, keys: list[str]) -> None:
+    read = units.read_keys(value)
+    assert [key.get_secret_value() for key in read] == keys
+    assert not any(key in repr(read) for key in keys)
+
+
+@pytest.mark.parametrize(
+    "value", ["", " , ", [], [""], None, 1234, True, ["s3cret", 1], {"a": "s3cret"}, "s3crét", ["s3cret\0"]]
+)
+def test_what_is_no_key_is_refused_without_being_shown(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^must ") as caught:
+        units.read_keys(value)
+    assert "s3cr" not in str(caught.value)
+    assert "1234" not in str(caught.value)
