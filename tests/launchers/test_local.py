@@ -171,3 +171,21 @@ async def test_the_simulated_worker_can_be_launched(backend: Backends) -> None:
 )
 def test_logs_are_kept_where_state_is(environ: dict[str, str], folder: str) -> None:
     assert default_log_dir(environ) == Path(folder)
+
+
+@pytest.mark.parametrize("command", ["no-such-engine serve", "/no/such/engine serve", "/etc/passwd serve"])
+async def test_an_engine_that_is_not_there_is_told_at_once(backend: Backends, command: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        await backend(worker_command=command)
+    assert caught.value.message == (
+        f"launcher finds no program {command.split(maxsplit=1)[0]!r}: install the engine, or set worker_command"
+    )
+
+
+async def test_an_engine_may_be_on_the_path_of_the_workers(backend: Backends, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "my-engine").symlink_to("/bin/true")
+    made = await backend(worker_command="my-engine", worker_env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    worker = await made.launch(0)
+    async with asyncio.timeout(20):
+        assert (await worker.wait()).reason == "ended with status 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class LocalBackend:
             if self._run.swept:
                 _log.warning("leftovers_killed", processes=self._run.swept)
             assigned = await asyncio.to_thread(gpus.assign, self._config, self._environ, gpus.count)
+            self._see_that_there_is_an_engine()
             self._places = [self._place(slot, ids) for slot, ids in enumerate(assigned)]
             self._flags = await known_flags(
                 self._config.worker_command, self._config.model, OPTIONAL_FLAGS, self._environ
@@ -69,6 +71,16 @@ class LocalBackend:
         except BaseException:
             await self.aclose()
             raise
+
+    def _see_that_there_is_an_engine(self) -> None:
+        """See that what is to be called is a program: to try again, as after a death, would help nobody.
+
+        Raises:
+            BadSetting: it is none.
+        """
+        program, environ = self._config.worker_command[0], {**self._environ, **self._config.worker_env}
+        if shutil.which(program, path=environ.get("PATH")) is None:
+            raise BadSetting("launcher", f"finds no program {program!r}: install the engine, or set worker_command")
 
     def _place(self, slot: int, ids: str | None) -> _Place:
         config = self._config
