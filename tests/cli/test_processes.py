@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from sglang_diffusion_routing.cli.processes import RouterFailed, RouterProcess, Usage, ending, start_workers
@@ -29,6 +30,18 @@ def test_a_router_that_does_not_start_is_reported_and_ended(tmp_path: Path) -> N
         router.start()
     router.close()
     assert "--worker-urls" in (tmp_path / "router.log").read_text()
+
+
+@pytest.mark.e2e
+def test_the_settings_of_the_shell_are_another_router_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_D_ROUTER_API_KEY", "secret")
+    monkeypatch.setenv("SGLANG_D_ROUTER_QUEUE_TIMEOUT", "no time")
+    router = RouterProcess([], tmp_path / "router.log")
+    try:
+        router.start()
+        assert httpx2.get(f"{router.url}/workers").status_code == 200
+    finally:
+        router.close()
 
 
 @pytest.mark.e2e

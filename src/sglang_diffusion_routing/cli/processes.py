@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from sglang_diffusion_routing.settings.declared import ENV_PREFIX
 from sglang_diffusion_routing.sim.process import SimProcess
 
 LISTENING = re.compile(rb"listening on (http://\S+:\d+)\s")
@@ -87,6 +88,8 @@ class RouterProcess:
         words = ["--host", "127.0.0.1", "--port", "0", *workers, *self._flags]
         source = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+        # A shell's settings are meant for another router: with its keys this one would refuse whoever started it.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-m", "sglang_diffusion_routing", *words],
@@ -94,7 +97,7 @@ class RouterProcess:
                 process_group=0,  # Ctrl-C is for whoever started it, who ends it in order
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**environ, "PYTHONPATH": path},
             )
         self.url = self._await_listening()
 
