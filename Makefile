@@ -71,6 +71,8 @@ docs: $(STAMP) ## regenerate the tables in docs/
 	@$(BIN)/python tools/make_docs.py
 
 site: $(SITE_STAMP) ## the documentation as pages for a browser, in build/site; every link is checked
+	@rm -rf build/pictures
+	@$(BIN)/python tools/screenshots.py build/pictures || echo "SKIPPED: pictures of the dashboard (see above)"
 	@$(BIN)/sphinx-build -q -E -n -W --keep-going -b html -d build/site-trees docs build/site
 	@$(BIN)/python tools/check_site.py build/site
 

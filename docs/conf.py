@@ -56,7 +56,10 @@ class DrawingsInThePage(SphinxPostTransform):
 
 
 class PicturesWhereThereAreSome(SphinxPostTransform):
-    """Put a picture, one for light and one for dark pages, where a page has `<!-- picture: NAME, WHAT IT SHOWS -->`."""
+    """Put a picture where a page has `<!-- picture: NAME, WHAT IT SHOWS -->`.
+
+    It is NAME.png, or NAME-light.png on light pages and NAME-dark.png on dark ones.
+    """
 
     default_priority = 5
     formats: ClassVar[tuple[str, ...]] = ("html",)
@@ -67,15 +70,17 @@ class PicturesWhereThereAreSome(SphinxPostTransform):
             named = re.fullmatch(r"<!-- picture: ([\w-]+), (.+) -->\s*", raw.astext(), re.DOTALL)
             if named is None:
                 continue
-            files = {side: f"{named[1]}-{side}.png" for side in ("light", "dark")}
-            if not all((PICTURES / file).is_file() for file in files.values()):
-                raw.parent.remove(raw)
-                continue
+            words = html.escape(" ".join(named[2].split()))
+            files = {"": f"{named[1]}.png", "only-light": f"{named[1]}-light.png", "only-dark": f"{named[1]}-dark.png"}
             shown = "".join(
-                f'<img class="only-{side}" src="_static/{file}" alt="{html.escape(" ".join(named[2].split()))}">'
+                f'<img class="{side}" src="_static/{file}" alt="{words}">'
                 for side, file in files.items()
+                if (PICTURES / file).is_file()
             )
-            raw.replace_self(nodes.raw("", f'<figure class="picture">{shown}</figure>', format="html"))
+            if shown:
+                raw.replace_self(nodes.raw("", f'<figure class="picture">{shown}</figure>', format="html"))
+            else:
+                raw.parent.remove(raw)
 
 
 class TitlesForFileNames(SphinxPostTransform):
