@@ -62,13 +62,15 @@ lint: $(STAMP) ## form, style, types, floors, mirrored tests, generated docs
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/check_mirror.py
 	@$(BIN)/python tools/make_docs.py --check
+	@$(BIN)/python tools/make_monitoring.py --check
 
 format: $(STAMP) ## bring the code into the common form
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(STAMP) ## regenerate the tables in docs/
+docs: $(STAMP) ## regenerate the tables in docs/, and the dashboard for Grafana
 	@$(BIN)/python tools/make_docs.py
+	@$(BIN)/python tools/make_monitoring.py
 
 site: $(SITE_STAMP) ## the documentation as pages for a browser, in build/site; every link is checked
 	@rm -rf build/pictures

@@ -39,7 +39,7 @@ NOT_RUN = {
     "sglang-d-router bench": "minutes; tests/e2e/test_bench.py",
     "python bench/makespan.py": "minutes; tests/tools/test_makespan.py has what runs quickly",
     "python bench/footprint.py": "minutes",
-    "promtool": "tests/test_monitoring.py runs it where it is installed",
+    "promtool": "tests/tools/test_alerts.py runs it where it is installed",
 }
 """Why commands that begin so are not run, though all that they need may be there."""
 RUN = ("console", "bash", "sh", "python")

@@ -32,7 +32,7 @@ Rows = list[tuple[tuple[str, ...], float]]
 Sizes = list[tuple[tuple[str, ...], Distribution]]
 
 BATCH = 50
-"""Workers that are read in one go: less than a millisecond of the loop (12 us each)."""
+"""Workers that are read in one go: half a millisecond of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def reader(sources: Sources) -> Callable[[], Awaitable[Samples]]:
 
 def _of_fleet(fleet: Fleet) -> Samples:
     pool, scheduler, journal = fleet.pool, fleet.scheduler, fleet.journal
-    since_s = scheduler.queued_since_s
+    since_s, ended = scheduler.queued_since_s, fleet.ended
     return {
         m.WORKERS: _by_label(Counter(pool.counts_by_status())),
         m.STATUS_CHANGES: [((status.value,), number) for status, number in journal.changes.items()],
@@ -93,7 +93,7 @@ def _of_fleet(fleet: Fleet) -> Samples:
         m.QUEUED_BYTES: _one(scheduler.queued_bytes),
         m.QUEUE_OLDEST: _one(0.0 if since_s is None else fleet.now_s() - since_s),
         m.LEASES: _one(scheduler.live_leases),
-        m.LEASES_ENDED: [((result.name.lower(),), fleet.ended[result]) for result in Result],
+        m.LEASES_ENDED: [((result.name.lower(),), ended[result]) for result in Result],
         m.STATE_UNSAVED: _one(fleet.saver.unsaved),
         m.STATE_FAILURES: _one(fleet.saver.failures),
         m.WATCHERS: _one(fleet.watch.count),
