@@ -357,6 +357,7 @@ class TestKeys:
             ([], b"Idempotency-Key: k-2"),
             ([], b"X: 1"),
             ([b"Authorization: Bearer other"], KEY),
+            ([b"X-Api-Key: other"], KEY),
         ],
     )
     async def test_another_key_or_another_client_s_is_another_request(

@@ -76,6 +76,7 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "compare_restarted",
         "ramp",
         "hedge",
+        "access_log",
     }
 
 
@@ -87,6 +88,13 @@ def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
         "--admin-key-file",
         "--worker-keys",
         "--audit-log",
+        "--tls-cert",
+        "--tls-key",
+        "--tls-client-ca",
+        "--worker-ca",
+        "--worker-cert",
+        "--worker-cert-key",
+        "--otlp-endpoint",
         "--tls-cert",
         "--tls-key",
         "--tls-client-ca",
