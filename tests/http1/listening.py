@@ -95,7 +95,9 @@ class Listener:
         self.heard.append(Heard(connection, head))
         return self.heard[-1]
 
-    def refused(self, error: RouterError) -> None:
+    def refused(
+        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
+    ) -> None:
         self.refusals.append(error)
 
     def joined(self, connection: DownstreamConnection) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_diffusion_routing.errors import RouterError
+import structlog
+
+from sglang_diffusion_routing.errors import RouterError, Source
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.turns import Turns
 
 if TYPE_CHECKING:
     from sglang_diffusion_routing.http1.joined import Joined
+
+_log = structlog.get_logger(__name__)
 
 
 class Clients(Turns):
@@ -57,6 +61,9 @@ class Clients(Turns):
     def _refuse(self, clients: tuple[DownstreamConnection | None, tuple[Joined, ...]], error: RouterError) -> None:
         """Answer clients that were left with an error of the router; nothing of a reply has been sent."""
         downstream, joined = clients
+        if error.source is Source.WORKER and (downstream is not None or joined):
+            request_id = self.request_id.decode("latin-1")
+            _log.warning("request_failed", request_id=request_id, code=error.code, why=error.message)
         if downstream is not None:
             downstream.refuse(error, request_id=self.request_id)
         for other in joined:

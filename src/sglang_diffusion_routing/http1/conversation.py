@@ -71,7 +71,10 @@ class Server(Protocol):
 
     def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation: ...
 
-    def refused(self, error: RouterError) -> None: ...
+    def refused(
+        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
+    ) -> None:
+        """An error of the router is about to be the answer; to nobody who has sent a request, without a connection."""
 
     def joined(self, connection: DownstreamConnection) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import struct
@@ -344,9 +345,12 @@ class DownstreamConnection(asyncio.Protocol):
 
     def refuse(self, error: RouterError, *, request_id: bytes = b"", to_head: bool = False) -> None:
         """Answer with an error of the router; the connection goes on only where its framing is certain."""
-        self._server.refused(error)
-        close = isinstance(error, BadRequest) or self.must_close()
         head = self.head
+        if not request_id:
+            # Nobody has dealt with it yet, or it cannot even be read.
+            request_id = (None if head is None else head.request_id) or os.urandom(16).hex().encode()
+        self._server.refused(error, self, request_id)
+        close = isinstance(error, BadRequest) or self.must_close()
         if head is not None:
             to_head = head.method == b"HEAD"
         self.write(error_reply(error, request_id=request_id, close=close, to_head=to_head))

@@ -6,6 +6,8 @@ happens at the `Turns` of its life is up to a subclass.
 
 from __future__ import annotations
 
+import structlog
+
 from sglang_diffusion_routing.errors import BadUpstreamReply, RouterError, UpstreamStalled
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.joined import Joined
@@ -15,6 +17,8 @@ from sglang_diffusion_routing.http1.reply_head import ReplyHead
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.sending import Sending
 from sglang_diffusion_routing.http1.turns import Held
+
+_log = structlog.get_logger(__name__)
 
 _WAITING, _AWAITING, _HOLDING, _RELAYING, _DISCARDING, _KEEPING, _ENDED = Phase
 
@@ -290,6 +294,8 @@ class Exchange(Sending):
     def _fail_or_abort(self, error: RouterError) -> None:
         if self.phase is _RELAYING:
             downstream, joined = self._leave_clients()
+            request_id = self.request_id.decode("latin-1")
+            _log.warning("reply_broken_off", request_id=request_id, code=error.code, why=error.message)
             self._end(whole=False, head=None)
             if downstream is not None:
                 downstream.abort()

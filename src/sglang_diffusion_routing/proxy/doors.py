@@ -41,8 +41,10 @@ class Door:
                 self._access.check_work(connection, head)
         return self._plane.converse(connection, head)
 
-    def refused(self, error: RouterError) -> None:
-        self._plane.refused(error)
+    def refused(
+        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
+    ) -> None:
+        self._plane.refused(error, connection, request_id)
 
     def joined(self, connection: DownstreamConnection) -> None:
         self._plane.joined(connection)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import structlog
+
 from sglang_diffusion_routing.core.retry import Failure, may_retry
 from sglang_diffusion_routing.core.work import Result
 from sglang_diffusion_routing.errors import ConnectFailed, RouterError, UpstreamDied, UpstreamTimeout
 from sglang_diffusion_routing.http1.tunnel import Tunnel
 from sglang_diffusion_routing.proxy.leased import Leased
+
+_log = structlog.get_logger(__name__)
 
 STALE_S = 1.0
 """A reused connection that breaks within this time of the request may have been closed by an idle worker before it."""
@@ -87,6 +91,12 @@ class Failover(Leased):
         self._last_error = error
         self._result = None
         self._shared.counters.retries += not self._is_pinned
+        _log.info(
+            "request_tried_elsewhere",
+            request_id=self.request_id.decode("latin-1"),
+            worker=self._worker.worker_id,
+            why=result.name.lower() if error is None else error.message,
+        )
         self.retry()
         self._release(result, status)
         self._ask_elsewhere()

@@ -6,6 +6,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
+import structlog
+
 from sglang_diffusion_routing.core.jobs import status_in
 from sglang_diffusion_routing.core.work import JobStatus, Lease, Result, WorkSpec
 from sglang_diffusion_routing.core.worker import Worker
@@ -13,6 +15,8 @@ from sglang_diffusion_routing.metrics.histogram import WORK_S, Histogram
 from sglang_diffusion_routing.proxy.peek import json_string
 from sglang_diffusion_routing.proxy.ports import JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.tasks import Tasks, spawn
+
+_log = structlog.get_logger(__name__)
 
 FIRST_POLL_S = 1.0
 LAST_POLL_S = 10.0
@@ -59,6 +63,7 @@ class _Job:
 
     def lease_cancelled(self, reason: str) -> None:
         """The worker is lost, and its jobs with it."""
+        _log.warning("job_lost", kind=self.kind, job=self.job_id, worker=self.worker.worker_id, why=reason)
         self.release(Result.DIED)
         self.lost.set()
         self.hear(JobStatus.ENDED)

@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import (
     MethodNotAllowed,
@@ -34,6 +36,8 @@ from sglang_diffusion_routing.proxy.shared import Shared
 from sglang_diffusion_routing.proxy.story import Stories, Teller
 from sglang_diffusion_routing.proxy.work import Work
 from sglang_diffusion_routing.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 TICK_S = 1.0
 BACKLOG = 4096
@@ -76,7 +80,7 @@ class DataPlane:
             max_head_bytes=settings.max_head_bytes,
             connector=connector,
         )
-        stories = Stories(leases, tellers) if tellers else None
+        self._stories = stories = Stories(leases, tellers) if tellers else None
         leases = leases if stories is None else stories
         self.jobs = Jobs(leases, probe, saver)
         self._access = access
@@ -199,9 +203,17 @@ class DataPlane:
             self._last_left.set()
         self._shared.counters.connections_now = len(self._connections)
 
-    def refused(self, error: RouterError) -> None:
+    def refused(
+        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
+    ) -> None:
         """Count an error reply of the router's own."""
         self._shared.counters.refusals[error.code] += 1
+        if connection is None:
+            return
+        client, shown_id = connection.peer[0], request_id.decode("latin-1")
+        _log.debug("request_refused", request_id=shown_id, client=client, code=error.code, status=error.http_status)
+        if self._stories is not None and connection.conversation is None:
+            self._stories.refused(connection, request_id, error)
 
     def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation:
         """Say who deals with a request."""

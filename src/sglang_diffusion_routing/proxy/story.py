@@ -19,8 +19,11 @@ from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.ports import Leases
-from sglang_diffusion_routing.proxy.routes import Route
+from sglang_diffusion_routing.proxy.routes import Kind, Route, route
 from sglang_diffusion_routing.spans import TraceContext
+
+UNREAD = Route(Kind.CONTROL, "unread")
+"""Stands for the route of what could not be read."""
 
 
 class Try:
@@ -150,6 +153,15 @@ class Stories(Leases):
         for teller in self._tellers:
             teller.begun(story)
         return story
+
+    def refused(self, downstream: DownstreamConnection, request_id: bytes, error: RouterError) -> None:
+        """Tell of a request that nobody has dealt with; of one that could not be read nothing else is known."""
+        head = downstream.head or RequestHead(0)
+        # Neither `*` nor what CONNECT names is a path.
+        found = route(head.method, head.path, head.query) if head.path[:1] == b"/" else UNREAD
+        story = self.begin(head, found, downstream, request_id)
+        story.status, story.error = error.http_status, error
+        self.end(story)
 
     def attempt(self, story: Story, lease: Lease, *, is_copy: bool = False) -> Try:
         """Go on with a worker that the request was given."""

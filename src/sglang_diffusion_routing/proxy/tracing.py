@@ -13,7 +13,7 @@ from hashlib import sha256
 from sglang_diffusion_routing.core.work import Result
 from sglang_diffusion_routing.proxy.paths import normal_path
 from sglang_diffusion_routing.proxy.routes import CATCH_ALL, CATCH_ALL_SAFE, TUNNEL, Kind
-from sglang_diffusion_routing.proxy.story import Story, Try
+from sglang_diffusion_routing.proxy.story import UNREAD, Story, Try
 from sglang_diffusion_routing.spans import PREFIX, Span, TraceContext, Tracer, Value, read_parent
 from sglang_diffusion_routing.spans import Kind as End
 
@@ -45,7 +45,7 @@ class Tracing:
         head = story.head
         state = b",".join(head_line.partition(b":")[2].strip() for head_line in head.lines if _is_state(head_line))
         parent = read_parent(head.traceparent, state.decode("latin-1"))
-        if parent is None and story.route.kind is Kind.CONTROL and head.method in _READS:
+        if parent is None and story.route.kind is Kind.CONTROL and (head.method in _READS or story.route is UNREAD):
             return
         story.parent, story.trace = parent, self._tracer.place(parent)
 
