@@ -10,7 +10,8 @@ from proxy.world import get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.core.worker_keys import WorkerKeys
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
-from sglang_diffusion_routing.http1.request_head import parse_request_head
+from sglang_diffusion_routing.http1.request_head import REMEMBERED_BYTES, parse_request_head
+from sglang_diffusion_routing.proxy import keyed_heads
 from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.keyed_heads import KeyedHeads
 from sglang_diffusion_routing.proxy.keys import Keys
@@ -62,6 +63,16 @@ def test_new_keys_of_workers_count_at_once() -> None:
     before = written(access)
     access.worker_keys = WorkerKeys.parse([("*", "new")])
     assert (before[-1], written(access)[-1]) == (b"Authorization: Bearer old", b"Authorization: Bearer new")
+
+
+@pytest.mark.core
+def test_heads_that_repeat_are_rewritten_once_and_long_ones_are_not_kept() -> None:
+    access = Access(Keys(api=("mine",)))
+    keyed_heads._remembered.cache_clear()
+    for padding in (b"X: 1", b"X: 1", b"X: " + b"x" * REMEMBERED_BYTES):
+        assert written(access, A, b"Authorization: Bearer mine", padding) == []
+    found = keyed_heads._remembered.cache_info()
+    assert (found.hits, found.currsize) == (1, 1)
 
 
 @pytest.mark.core

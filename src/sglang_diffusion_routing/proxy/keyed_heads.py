@@ -9,13 +9,11 @@ from typing_extensions import override
 from sglang_diffusion_routing.core.worker import WorkerId, WorkerUrl
 from sglang_diffusion_routing.core.worker_keys import WorkerKeys
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
-from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.request_head import REMEMBERED_BYTES, REMEMBERED_HEADS, RequestHead
 from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.heads import HeadWriter
 from sglang_diffusion_routing.proxy.keys import CREDENTIALS
 
-REMEMBERED = 256
-"""Heads that are kept without their credentials, as many as are kept with them."""
 _AUTHORIZATION = frozenset({b"authorization"})
 
 
@@ -42,14 +40,17 @@ class KeyedHeads(HeadWriter):
         line = _line(access.worker_keys, worker_id)
         if access.keys or line:
             # Its own key replaces what the client says to whomever it takes for the worker.
-            head = _without(head, CREDENTIALS if access.keys else _AUTHORIZATION, line)
+            rewritten = _remembered if head.size_bytes <= REMEMBERED_BYTES else _without
+            head = rewritten(head, CREDENTIALS if access.keys else _AUTHORIZATION, line)
         return super().for_worker(downstream, head, worker_id, target, request_id, trace_id, may_upgrade=may_upgrade)
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _without(head: RequestHead, names: frozenset[bytes], line: bytes) -> RequestHead:
     """Give a head whose block lacks some fields and has one line more; what the router reads of it stays."""
     return head.with_block_of([*(each for each in head.lines if each.partition(b":")[0].lower() not in names), line])
+
+
+_remembered = lru_cache(maxsize=REMEMBERED_HEADS)(_without)
 
 
 @lru_cache(maxsize=4096)
