@@ -618,6 +618,30 @@ class TooManyConnections(RouterError):
         )
 
 
+class TooManyConnectionsOfClient(RouterError):
+    """One address has as many connections as one may have; this one closes."""
+
+    code = "too_many_connections_of_client"
+    http_status = 429
+    source = Source.CLIENT
+    retryable = True
+
+    def __init__(self, connections: int) -> None:
+        super().__init__(
+            f"{connections} connections of this client are open, the limit", retry_after_s=1, connections=connections
+        )
+
+
+class HttpsOnly(BadRequest):
+    """A request in plain HTTP has come to a port that speaks TLS."""
+
+    code = "https_only"
+    http_status = 400
+
+    def __init__(self) -> None:
+        super().__init__("this port speaks HTTPS: begin the address with https://")
+
+
 class TooManyTunnels(RouterError):
     """As many WebSocket tunnels are open as may be."""
 

@@ -8,7 +8,7 @@ import pytest
 from http1.peers import FakeWorker, fake_worker, soon, turns
 from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.worker import WorkerUrl
-from sglang_diffusion_routing.errors import BadSetting, ConnectFailed
+from sglang_diffusion_routing.errors import ConnectFailed
 from sglang_diffusion_routing.http1.certificates import Identity, Trust
 from sglang_diffusion_routing.http1.connect import (
     KEEPALIVE_IDLE_S,
@@ -190,7 +190,7 @@ class TestTlsWithCertificates:
     @pytest.fixture
     def connector(self, authority: Authority) -> Connector:
         connector = Connector()
-        connector.use(Trust(authority.ca))
+        connector.use(Trust(authority.ca).context())
         return connector
 
     def server(self, authority: Authority, name: str = "127.0.0.1") -> ssl.SSLContext:
@@ -222,12 +222,6 @@ class TestTlsWithCertificates:
         assert caught.value.facts["why"] == (
             "its certificate is not accepted: Hostname mismatch, certificate is not valid for 'w.example'."
         )
-
-    async def test_files_that_are_no_use_change_nothing(self, connector: Connector, authority: Authority) -> None:
-        with pytest.raises(BadSetting):
-            connector.use(Trust("/nowhere"))
-        async with fake_worker(tls=self.server(authority)) as worker:
-            (await connector.open(worker.url, Made, timeout_s=5.0)).transport.close()
 
     async def test_what_is_not_read_yet_survives_the_end_of_the_connection(
         self, connector: Connector, authority: Authority

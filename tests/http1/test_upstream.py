@@ -397,7 +397,7 @@ class TestOverTls:
     async def line(self, authority: Authority) -> AsyncIterator[Line]:
         files = authority.issue("127.0.0.1")
         connector = Connector()
-        connector.use(Trust(authority.ca))
+        connector.use(Trust(authority.ca).context())
         async with fake_worker(tls=Identity(files.cert, files.key).context()) as worker:
             pool = Lost()
             connection = UpstreamConnection(worker.worker_id, pool, MAX_HEAD)

@@ -8,6 +8,7 @@ import pytest
 from http1.peers import Peer, connected, eventually, turns
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core.work import Result
+from sglang_diffusion_routing.proxy import crowd
 from sglang_diffusion_routing.proxy import server as module
 
 pytestmark = pytest.mark.loopback
@@ -133,7 +134,7 @@ class TestLimits:
             await second.close()
 
     async def test_far_too_many_are_cut_off_without_a_word(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "REFUSALS_AT_ONCE", 2)
+        monkeypatch.setattr(crowd, "REFUSALS_AT_ONCE", 2)
         async with world(0, max_client_connections=1) as none:
             clients = [await none.connect() for _ in range(3)]
             await eventually(lambda: none.plane.counters.connections_now == 3)

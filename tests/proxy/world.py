@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import ssl
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from http1.peers import FakeWorker, Peer, connected, eventually, soon
+from sglang_diffusion_routing.app import tls
 from sglang_diffusion_routing.app.keys import access_of
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.affinity import Affinity
@@ -145,6 +147,8 @@ class World:
             access=access_of(settings),
             tellers=tellers,
         )
+        if (identity := tls.identity(settings)) is not None:
+            self.plane.show(identity.context())
         self.workers: list[FakeWorker] = []
         self.clients: list[Peer] = []
         self.accepted: asyncio.Queue[Peer] = asyncio.Queue()
@@ -208,6 +212,13 @@ class World:
 
     async def connect(self) -> Peer:
         client = await connected(self.plane.port)
+        self.clients.append(client)
+        return client
+
+    async def connect_tls(self, context: ssl.SSLContext) -> Peer:
+        """Connect and shake hands; the name that is asked for is 127.0.0.1."""
+        connection = asyncio.open_connection("127.0.0.1", self.plane.port, ssl=context, limit=2**20)
+        client = Peer(*await soon(connection))
         self.clients.append(client)
         return client
 

@@ -69,9 +69,10 @@ async def _serve(settings: Settings) -> int:
         return WORKERS_NOT_READY
     if ready:
         # Whoever starts the router reads its port from this line.
-        sys.stdout.write(f"sglang-d-router listening on http://{_shown(settings.host)}:{app.port}\n")
+        scheme = "http" if settings.tls_cert is None else "https"
+        sys.stdout.write(f"sglang-d-router listening on {scheme}://{_shown(settings.host)}:{app.port}\n")
         if app.admin_port is not None:
-            sys.stdout.write(f"sglang-d-router control on http://{_shown(settings.admin_host)}:{app.admin_port}\n")
+            sys.stdout.write(f"sglang-d-router control on {scheme}://{_shown(settings.admin_host)}:{app.admin_port}\n")
         sys.stdout.flush()
     if app.reloads:
         signals.on_hangup(app.reloads.run)

@@ -229,7 +229,7 @@ class App:
         """
         try:
             self._open_audit()
-            self._connector.use(tls.trust(self._settings))
+            tls.use(self._settings, self._connector, self._data_plane, self.reloads)
             self._supervisor = launcher.supervisor(self._settings, os.environ, self._fleet, self._membership, self._api)
             if self._supervisor is not None:
                 await self._supervisor.prepare()

@@ -89,13 +89,9 @@ class Connector:
             self._tls = Trust().context()
         return self._tls
 
-    def use(self, trust: Trust) -> None:
-        """Connect to https workers as `trust` says from now on; connections that stand go on.
-
-        Raises:
-            BadSetting: its files cannot be used; nothing has changed.
-        """
-        self._tls = None if trust == Trust() else trust.context()
+    def use(self, tls: ssl.SSLContext) -> None:
+        """Connect to https workers with this from now on; connections that stand go on."""
+        self._tls = tls
 
 
 def keep_what_came(transport: asyncio.BaseTransport) -> None:

@@ -59,7 +59,10 @@ class DownstreamConnection(asyncio.Protocol):
     """One client's TCP connection.
 
     trusted: the peer is a proxy whose X-Forwarded-* count. forward_lines: those header lines, made once.
+    secure: it speaks TLS.
     """
+
+    secure = False
 
     __slots__ = (
         "_awaits_continue",
@@ -429,8 +432,12 @@ class DownstreamConnection(asyncio.Protocol):
             error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
             self._break_off(conversation, error)
 
+    def unsent_bytes(self) -> int:
+        """How much of what was written is still in this process."""
+        return self.transport.get_write_buffer_size()
+
     def _check_linger(self, now_s: float) -> None:
-        if self.transport.get_write_buffer_size():
+        if self.unsent_bytes():
             # The rest of the last reply has as long as any other; LINGER_S is for what comes after it.
             self._quiet_since_s = now_s
         elif now_s - self._quiet_since_s > LINGER_S:
@@ -448,7 +455,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _check_progress(self, now_s: float) -> None:
         """Abort when the client takes nothing of what waits for it, also of the rest on a closing connection."""
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self.unsent_bytes()
         if unsent != self._unsent_bytes:
             self._unsent_bytes = unsent
             self._unsent_since_s = now_s

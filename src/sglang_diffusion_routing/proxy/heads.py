@@ -84,11 +84,12 @@ class HeadWriter:
     def _forwarded(self, downstream: DownstreamConnection, head: RequestHead) -> bytes:
         """Give X-Forwarded-For and -Proto; a client's own count only when the peer is trusted."""
         peer = downstream.peer[0].encode()
+        scheme = b"https" if downstream.secure else b"http"
         if not downstream.trusted:
-            lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+            lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (peer, scheme)
             downstream.forward_lines = lines
             return lines
-        proto = head.forwarded_proto or b"http"
+        proto = head.forwarded_proto or scheme
         return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (b", ".join([*head.forwarded_for, peer]), proto)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +15,6 @@ from sglang_diffusion_routing.errors import (
     MethodNotAllowed,
     RouterError,
     ShuttingDown,
-    TooManyConnections,
     TooManyTunnels,
 )
 from sglang_diffusion_routing.http1.connect import Connector
@@ -24,8 +24,10 @@ from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstream
 from sglang_diffusion_routing.http1.replay import Spools
 from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
+from sglang_diffusion_routing.http1.secure import Arrival
 from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
+from sglang_diffusion_routing.proxy.crowd import Crowd
 from sglang_diffusion_routing.proxy.doors import Door
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
@@ -42,8 +44,6 @@ _log = structlog.get_logger(__name__)
 TICK_S = 1.0
 BACKLOG = 4096
 """A rollout opens all its connections at once; the kernel caps this at net.core.somaxconn."""
-REFUSALS_AT_ONCE = 256
-"""Connections above the limit that are told so; they close within two seconds."""
 _WORK = Kind.WORK
 _ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -88,6 +88,9 @@ class DataPlane:
         self._work, self._control_call, self._job_call = kinds(stories, gallery)
         self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_peers]
         self._connections: set[DownstreamConnection] = set()
+        self._arrivals: set[Arrival] = set()
+        self._crowd = Crowd(settings.max_client_connections, settings.max_connections_per_client)
+        self._identity: ssl.SSLContext | None = None
         self._last_left = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -126,18 +129,38 @@ class DataPlane:
     async def _listen(self, server: Server, host: str, port: int) -> int:
         """Give the port, which is another one where 0 was asked for."""
         try:
-            listener = await self._loop.create_server(lambda: DownstreamConnection(server), host, port, backlog=BACKLOG)
+            listener = await self._loop.create_server(self._arriving(server), host, port, backlog=BACKLOG)
         except OSError as error:
             shown = f"[{host}]" if ":" in host else host
             raise OSError(error.errno, error.strerror, f"{shown}:{port}") from None
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])
 
+    def _arriving(self, server: Server) -> Callable[[], asyncio.Protocol]:
+        """Give what makes the protocol of each connection that comes."""
+        if self._identity is None:
+            return lambda: DownstreamConnection(server)
+
+        def arrival() -> Arrival:
+            assert self._identity is not None
+            return Arrival(server, self, self._identity)
+
+        return arrival
+
+    def show(self, identity: ssl.SSLContext) -> None:
+        """Speak TLS as `identity` with clients that come from now on; those that are there stay.
+
+        Only a data plane that had one before it started can have another.
+        """
+        self._identity = identity
+
     def stop_accepting(self) -> None:
         """Take no new connections and no new work; requests under way go on."""
         self.closing = True
         for listener in self._listeners:
             listener.close()
+        for arrival in list(self._arrivals):
+            arrival.abort()
         for connection in list(self._connections):
             connection.close_if_idle()
 
@@ -173,6 +196,8 @@ class DataPlane:
         now_s = self.now_s = self._loop.time()
         for connection in list(self._connections):
             connection.tick(now_s)
+        for arrival in list(self._arrivals):
+            arrival.tick(now_s)
         self._shared.tunnels.tick(now_s, self._shared.settings.tunnel_idle_s)
         self._upstreams.sweep()
         if self._shared.settings.hedge:
@@ -183,25 +208,41 @@ class DataPlane:
 
     def joined(self, connection: DownstreamConnection) -> None:
         """Count a connection in; one too many is refused, and aborted when even refusing costs too much."""
-        counters = self._shared.counters
-        others = len(self._connections)
+        counters, crowd, address = self._shared.counters, self._crowd, connection.peer[0]
         self._connections.add(connection)
         counters.connections += 1
-        counters.connections_now = others + 1
-        limit = self._shared.settings.max_client_connections
-        if others >= limit + REFUSALS_AT_ONCE:
-            connection.transport.abort()
-        elif others >= limit:
-            connection.refuse(TooManyConnections(limit))
+        crowd.enter(address)
+        counters.connections_now = crowd.now
+        connection.trusted = self._is_trusted(address)
+        error = crowd.excess(address, speaks_for_many=connection.trusted)
+        if error is not None:
+            if crowd.is_flooded(address):
+                connection.transport.abort()
+            else:
+                connection.refuse(error)
         connection.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        connection.trusted = self._is_trusted(connection.peer[0])
 
     def left(self, connection: DownstreamConnection) -> None:
         """Count a connection out."""
         self._connections.discard(connection)
         if not self._connections:
             self._last_left.set()
-        self._shared.counters.connections_now = len(self._connections)
+        self._crowd.leave(connection.peer[0])
+        self._shared.counters.connections_now = self._crowd.now
+
+    def arrived(self, arrival: Arrival) -> bool:
+        """Count a connection in whose TLS handshake is to come; one too many gets none: it costs a millisecond."""
+        address = arrival.peer[0]
+        self._arrivals.add(arrival)
+        self._crowd.enter(address)
+        self._shared.counters.connections_now = self._crowd.now
+        return self._crowd.excess(address, speaks_for_many=self._is_trusted(address)) is None
+
+    def departed(self, arrival: Arrival) -> None:
+        """Count it out: it has become a connection, or has gone."""
+        self._arrivals.discard(arrival)
+        self._crowd.leave(arrival.peer[0])
+        self._shared.counters.connections_now = self._crowd.now
 
     def refused(
         self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""

@@ -42,6 +42,9 @@ class Settings(BaseModel):
     host: str = setting("Listening", "0.0.0.0", "address to listen on", min_length=1)
     port: Count = setting("Listening", 30080, "port to listen on; 0 takes any free one", ge=0, le=65535)
     max_client_connections: Count = setting("Listening", 16384, "client connections open at the same time", ge=1)
+    max_connections_per_client: Count = setting(
+        "Listening", 0, "of them, those of one address, or of one IPv6 network of 64 bits; 0 for no limit", ge=0
+    )
     max_tunnels: Count = setting("Listening", 1024, "WebSocket tunnels open at the same time", ge=0)
     trusted_peers: Networks = setting(
         "Listening", (), "networks of the proxies whose X-Forwarded-* headers are kept", word="NETWORK"
