@@ -83,9 +83,9 @@ def restart(fleet: Fleet, name: str) -> None:
     fleet.answer(name)
 
 
-def fleet_of(*names: str, resync: bool = True, compare: bool = True) -> Fleet:
+def fleet_of(*names: str, resync: bool = True, hands_off: bool = False) -> Fleet:
     fleet = Fleet()
-    fleet.pool = Pool(resync=resync, compare=compare)
+    fleet.pool = Pool(resync=resync, hands_off=hands_off)
     for name in names:
         fleet.add(name)
     return fleet
@@ -555,7 +555,7 @@ def test_a_restarted_worker_that_differs_from_its_peers_stays_out_until_a_refit(
 
 
 def test_where_weights_come_past_the_router_a_restarted_worker_serves_uncompared() -> None:
-    fleet = fleet_of("a", "b", compare=False)
+    fleet = fleet_of("a", "b", hands_off=True)
     say_checksums(fleet, "a")
     restart(fleet, "b")
     worker = fleet.worker("b")

@@ -9,6 +9,7 @@ from core.steps import probe_failed, put_to_sleep, refit, succeed
 from sglang_diffusion_routing.core import commands as do
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.health import HealthLimits, ProbeFailure
+from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.state import Health, WorkerState
 from sglang_diffusion_routing.core.weights import Currency, Unversioned
 from sglang_diffusion_routing.core.worker import Capability, RequestId, Worker
@@ -211,6 +212,16 @@ def test_a_worker_that_answers_sleeping_sleeps() -> None:
     fleet = Fleet()
     worker = fleet.add("a")
     fleet.apply(ev.WorkFoundAsleep(A, 1, granted_s=0.0))
+    assert worker.status.value == "sleeping"
+
+
+def test_a_worker_that_others_put_to_sleep_is_not_taken_for_asleep() -> None:
+    fleet = Fleet()
+    fleet.pool = Pool(hands_off=True)
+    worker = fleet.add("a")
+    fleet.apply(ev.WorkFoundAsleep(A, 1, granted_s=0.0))
+    assert worker.status.value == "active"
+    put_to_sleep(fleet, "a")
     assert worker.status.value == "sleeping"
 
 

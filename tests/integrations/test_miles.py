@@ -245,9 +245,12 @@ async def test_engines_that_slept_past_the_router_serve_when_they_are_awake(
 ) -> None:
     for engine in engines:
         engine.offload()
+    early = Rollout(manager.url)
+    running = asyncio.ensure_future(early.generate(PROMPTS[:4]))
+    await asyncio.to_thread(eventually, lambda: early.repeats, lambda repeats: repeats >= 4)
     for engine in engines:
         engine.onload()
-    assert len(await Rollout(manager.url).generate(PROMPTS[:4])) == 4
+    assert len(await running) == 4
     assert set(workers_of(manager).values()) == {"active"}
 
 
@@ -314,7 +317,7 @@ def test_one_that_cannot_listen_ends_with_a_status(manager: Manager) -> None:
     assert process.exitcode == 1
 
 
-NOT_COMPARED = {"compare_restarted": False}
+HANDS_OFF = {"hands_off": True}
 
 
 @pytest.mark.core
@@ -389,7 +392,7 @@ NOT_COMPARED = {"compare_restarted": False}
     ],
 )
 def test_arguments_are_read_by_their_names(args: object, asked: dict[str, object]) -> None:
-    assert settings_of(args) == {**NOT_COMPARED, **asked}
+    assert settings_of(args) == {**HANDS_OFF, **asked}
 
 
 @pytest.mark.core

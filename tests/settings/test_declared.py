@@ -73,7 +73,7 @@ def test_only_lists_take_many_and_only_booleans_are_switches() -> None:
         "verbose",
         "resume",
         "resync",
-        "compare_restarted",
+        "hands_off",
         "ramp",
         "hedge",
         "access_log",

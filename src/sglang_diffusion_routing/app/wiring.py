@@ -86,7 +86,7 @@ class App:
             _health_limits(settings),
             settings.drain_timeout_s,
             resync=settings.resync,
-            compare=settings.compare_restarted,
+            hands_off=settings.hands_off,
         )
         self._saver = Saver(settings.job_ttl_s)
         self._fleet = fleet = Fleet(

@@ -24,7 +24,7 @@ class Mending(Transitions):
 
     Args:
         resync: whether a worker that missed refits is sent them again.
-        compare: whether one that was restarted is compared with its peers while no refit has come this way.
+        hands_off: whether others load weights into the workers: then none is compared until a refit comes this way.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Mending(Transitions):
         drain_limit_s: float = DRAIN_LIMIT_S,
         *,
         resync: bool = True,
-        compare: bool = True,
+        hands_off: bool = False,
     ) -> None:
         super().__init__(limits, drain_limit_s)
         self._resync = resync
-        self._compare = compare
+        self._hands_off = hands_off
         # By incarnation, and by weight group.
         self._holds: dict[int, str] = {}
         self._holders: dict[str, dict[int, Worker]] = {}
@@ -198,7 +198,7 @@ class Mending(Transitions):
 
     def _comparable(self, worker: Worker) -> bool:
         """Tell whether a worker is to be compared, and there is anything that has what it started with."""
-        if not self._compare:
+        if self._hands_off:
             return False
         known = self.ledger.expected(worker.weight_group or "", Unversioned.BASE) is not None
         return known or self._peer(worker) is not None

@@ -89,8 +89,9 @@ class News(Mending):
 
     @_seen.register
     def _(self, event: ev.WorkFoundAsleep, worker: Worker, now_s: float) -> None:
+        # Who puts workers to sleep without the router wakes them without it too: it would never hear of that.
         # Work from before the last change says nothing about what the worker does since.
-        if event.granted_s >= worker.since_s:
+        if not self._hands_off and event.granted_s >= worker.since_s:
             self._happen(worker, Trigger.FOUND_ASLEEP, now_s)
 
     @_seen.register

@@ -28,9 +28,9 @@ class Pool(News):
         drain_limit_s: float = DRAIN_LIMIT_S,
         *,
         resync: bool = True,
-        compare: bool = True,
+        hands_off: bool = False,
     ) -> None:
-        super().__init__(limits, drain_limit_s, resync=resync, compare=compare)
+        super().__init__(limits, drain_limit_s, resync=resync, hands_off=hands_off)
         self._incarnations = 0
 
     def takes(self, worker: Worker, refit_id: str | None) -> bool:

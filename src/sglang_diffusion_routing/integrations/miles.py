@@ -77,5 +77,5 @@ def settings_of(args: Any) -> dict[str, object]:
     given = {ours: theirs[name] for name, ours in names.items() if theirs.get(name) is not None}
     if isinstance(host := given.get("host"), str):
         given["host"] = host.strip("[]")
-    # Its trainer gives each engine its weights itself, of which the router learns nothing.
-    return {"compare_restarted": False, **given}
+    # Its trainer gives each engine its weights, and its sleep, without the router.
+    return {"hands_off": True, **given}

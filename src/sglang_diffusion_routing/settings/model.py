@@ -184,11 +184,11 @@ class Settings(BaseModel):
     resync: Switch = setting(
         "State", default=True, meaning="bring a worker that missed a refit, or was restarted, to its group's weights"
     )
-    compare_restarted: Switch = setting(
+    hands_off: Switch = setting(
         "State",
-        default=True,
-        meaning="before any refit: compare a restarted worker's weights with its peers'; off where the trainer loads "
-        "weights without the router",
+        default=False,
+        meaning="leave weights and sleep to a trainer that steers the workers itself: before a first refit compare "
+        "none with its peers, and take none for asleep that was not put to sleep here",
     )
 
     api_key: Keys = setting(
