@@ -201,6 +201,30 @@ def test_workers_are_found_by_what_is_typed(browser: Browser, workers: list[SimP
     assert browser.run("[...document.querySelectorAll('#workers tr')].filter((row) => !row.hidden).length") == 1
 
 
+def test_a_router_with_keys_is_seen_and_steered_with_them(started: Browser, workers: list[SimProcess]) -> None:
+    url = workers[0].url
+    flags = ("--api-key", "looks", "--admin-key", "changes", "--thumbnails", "4")
+    with RouterProcess([url], *flags) as router:
+        started.open(f"http://127.0.0.1:{router.port}/dashboard")
+        until(started, "#ask", "this needs a key")
+        confirm(started, "looks")
+        until(started, "#link", "live")
+        until(started, "#workers", "active")
+        with Client(f"http://127.0.0.1:{router.port}", api_key="looks") as client:
+            client.rollout("a secret", seed=1, width=64, height=64, num_inference_steps=2)
+        is_shown = "document.querySelector('#images img')?.naturalWidth === 64"
+        eventually(lambda: started.run(is_shown), lambda shown: shown is True, within_s=30.0)
+
+        started.click("[data-action='drain']")
+        confirm(started)
+        until(started, "#ask", "needs the admin key")
+        confirm(started, "changes")
+        until(started, "#workers", "draining")
+        # Whoever has no key has none of it, by its address either.
+        name = started.run("document.querySelector('#images button').dataset.name")
+        assert httpx2.get(f"http://127.0.0.1:{router.port}/dashboard/thumbnails/{name}").status_code == 401
+
+
 async def test_what_comes_from_workers_is_text(started: Browser) -> None:
     evil = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
     models = json.dumps({"data": [{"id": evil, "task_type": "T2I"}]}).encode()

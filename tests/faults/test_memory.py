@@ -19,6 +19,8 @@ STREAMS = 16
 BODY = 32 * 2**20
 ALLOWED = 24 * 2**20
 """What may come on top: kernel buffers are not the process's, and each side of a stream holds less than 1 MiB."""
+COLLECTED = 4 * 16 * 2**20
+"""The beginnings of two replies, of which thumbnails may be made, and what comes of one of them while it is read."""
 PIECE = b"\x5a" * 2**18
 
 
@@ -32,6 +34,14 @@ def worker() -> Iterator[ScriptedWorker]:
 @pytest.fixture(scope="module")
 def router(worker: ScriptedWorker) -> Iterator[RouterProcess]:
     with RouterProcess([worker.url], "--max-concurrency-per-worker", "0") as router:
+        router.wait_until_healthy(1)
+        yield router
+
+
+@pytest.fixture
+def showing(worker: ScriptedWorker) -> Iterator[RouterProcess]:
+    """A router that looks at the images in what passes."""
+    with RouterProcess([worker.url], "--max-concurrency-per-worker", "0", "--thumbnails", "4") as router:
         router.wait_until_healthy(1)
         yield router
 
@@ -114,6 +124,33 @@ def test_replies_to_slow_readers_stay_with_the_worker(
     for exchange in exchanges:
         exchange.finish()
     assert router.peak_rss_bytes() - before < ALLOWED
+
+
+@pytest.mark.parametrize("in_chunks", [False, True], ids=["sized", "chunked"])
+def test_thumbnails_are_made_of_the_beginning_of_a_few(
+    in_chunks: bool, showing: RouterProcess, worker: ScriptedWorker
+) -> None:
+    clients = [Client(showing.port, timeout_s=40, receive_buffer=65_536) for _ in range(STREAMS)]
+    framing = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % BODY
+    head = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
+    before = showing.rss_bytes()
+    side = Side()
+    exchanges = []
+    for client in clients:
+        client.send(request(b"POST", b"/rollout/generate", body=b"{}"))
+        exchanges.append(worker.receive())
+    for exchange in exchanges:
+        _ = exchange.body
+        side.start(partial(side.pour, exchange.stream.sock, head, in_chunks=in_chunks))
+    for client in clients:
+        client.read_head()
+        side.start(partial(expect_body, client, in_chunks=in_chunks))
+    side.join()
+    for exchange in exchanges:
+        exchange.finish()
+    for client in clients:
+        client.close()
+    assert showing.peak_rss_bytes() - before < ALLOWED + COLLECTED
 
 
 @pytest.mark.parametrize("in_chunks", [False, True], ids=["sized", "chunked"])

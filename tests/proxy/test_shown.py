@@ -55,7 +55,14 @@ async def test_a_reply_with_images_is_seen_as_the_client_gets_it(path: bytes, ro
         client, peer, _ = await started(one, post(path))
         body = bytes(range(256)) * 4096
         await peer.send(sized(body)[:100000], sized(body)[100000:])
-        assert (await reply(client))[2] == body
+        status, fields, got = await reply(client)
+        assert (status, got == body) == (200, True)
+        assert sorted(fields) == [
+            b"content-length",
+            b"x-sglang-router-queue-ms",
+            b"x-sglang-router-weight-version",
+            b"x-sglang-router-worker",
+        ]
         await one.released((0, Result.OK, 200))
         (copy,) = album.copies
         assert copy.told == (one.workers[0].worker_id, route, "0", False)
