@@ -66,3 +66,9 @@ def test_a_drawing_has_words_for_those_who_cannot_see_it_and_asks_nobody(drawing
 @pytest.mark.parametrize("drawing", DRAWINGS, ids=lambda drawing: drawing.name)
 def test_a_drawing_is_shown_on_a_page(drawing: Path) -> None:
     assert any(f"](drawings/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_every_alert_is_among_those_of_the_operations_page() -> None:
+    alerts = re.findall(r"^### (\w+)$", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE)
+    linked = re.findall(r"\]\(metrics\.md#(\w+)\)", (DOCS / "operations.md").read_text(encoding="utf-8"))
+    assert sorted(linked) == sorted(alert.lower() for alert in alerts)
