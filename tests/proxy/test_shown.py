@@ -59,6 +59,7 @@ async def test_a_reply_with_images_is_seen_as_the_client_gets_it(path: bytes, ro
         assert (status, got == body) == (200, True)
         assert sorted(fields) == [
             b"content-length",
+            b"x-request-id",
             b"x-sglang-router-queue-ms",
             b"x-sglang-router-weight-version",
             b"x-sglang-router-worker",
