@@ -27,7 +27,8 @@ myst_heading_anchors = 4
 highlight_language = "none"
 
 html_theme = "furo"
-html_title = "sglang-d-router"
+html_title = f"sglang-d-router {release}"
+html_favicon = "../src/sglang_diffusion_routing/dashboard/static/icon.svg"
 html_static_path = ["_site", *([str(PICTURES)] if PICTURES.is_dir() else [])]
 html_css_files = ["site.css"]
 html_copy_source = False
