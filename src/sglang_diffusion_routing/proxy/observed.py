@@ -206,11 +206,7 @@ class ObservedJobCall(_ObservedCall, JobCall):
 
 def _tell(stories: Stories, story: Story, work: Work | Call, status: int) -> None:
     """Have a story told that is over. status: of the worker's reply, if any of it was passed on."""
-    error = story.error
-    if error is not None:
-        story.status = error.http_status
-    elif work.reply_begun:
-        story.status = status
+    story.status = status if story.error is None else story.error.http_status
     story.body_bytes, story.reply_bytes = work.body_bytes, work.reply_bytes
     stories.end(story)
 
