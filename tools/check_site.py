@@ -66,6 +66,8 @@ def faults(site: Path) -> Iterator[str]:
                 yield f"{name} loads {target} from outside"
             elif not target.startswith("data:") and not _file(site, path, target).is_file():
                 yield f"{name} loads {target}, which is not there"
+            elif urlsplit(target).path.endswith(".svg") and not target.startswith("_static/"):
+                yield f"{name} shows {target} as an image; a drawing stands in its page, to follow the page's colours"
         for target in page.links:
             if not is_outside(target):
                 yield from _link(site, path, target, pages)

@@ -54,6 +54,14 @@ def test_a_style_that_loads_from_outside_is_told(check: ModuleType, tmp_path: Pa
     assert list(check.faults(tmp_path)) == ["site.css loads https://fonts.example/x from outside"]
 
 
+def test_a_drawing_beside_its_page_is_told(check: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "_images").mkdir()
+    (tmp_path / "_images" / "life.svg").write_text("<svg/>")
+    (tmp_path / "more.html").write_text(MORE + '<img src="_images/life.svg">')
+    told = "more.html shows _images/life.svg as an image; a drawing stands in its page, to follow the page's colours"
+    assert list(check.faults(tmp_path)) == [told]
+
+
 def test_a_folder_without_pages_is_no_site(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
