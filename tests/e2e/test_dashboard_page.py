@@ -247,6 +247,17 @@ def test_an_image_that_is_gone_leaves_no_gap(started: Browser) -> None:
         holds(browser, "document.querySelector('#images img').naturalWidth === 144")
 
 
+def test_an_image_that_is_still_to_come_looks_like_none(started: Browser) -> None:
+    with Stage(with_images()) as stage:
+        stage.held.set()
+        browser = played(started, stage)
+        holds(browser, "document.querySelectorAll('#images li').length === 1")
+        assert browser.run("getComputedStyle(document.querySelector('#images img')).visibility") == "hidden"
+        stage.images["name-1"] = jpeg(144)
+        stage.held.clear()
+        holds(browser, "getComputedStyle(document.querySelector('#images img')).visibility === 'visible'")
+
+
 def test_without_images_there_is_no_place_for_them(started: Browser) -> None:
     with Stage(frame([worker(ONE)])) as stage:
         browser = played(started, stage)

@@ -103,7 +103,7 @@ class Stage:
 
     asked: (method, target, body, key) of each request but those for the page itself.
     key: once set, all but the page needs it. answers: (status, body) by (method, path), where it is not a plain yes.
-    images: JPEG by name of a thumbnail. silent: the stream stands and says nothing any more.
+    images: JPEG by name of a thumbnail; held: none is given yet. silent: the stream stands and says nothing any more.
     """
 
     def __init__(self, first: Frame) -> None:
@@ -115,6 +115,7 @@ class Stage:
         self.images: dict[str, bytes] = {}
         self.streams = 0
         self.silent = threading.Event()
+        self.held = threading.Event()
         self.closing = threading.Event()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -193,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(200, FILES.get(name, "text/html; charset=utf-8"), content)
 
     def _image(self, name: str) -> None:
+        while self.stage.held.is_set() and not self.stage.closing.wait(0.01):
+            pass
         if name in self.stage.images:
             self._reply(200, "image/jpeg", self.stage.images[name])
         else:

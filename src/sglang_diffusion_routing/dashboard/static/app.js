@@ -6,7 +6,7 @@ import { Curves } from "./curves.js";
 import { History } from "./history.js";
 import { Pictures } from "./pictures.js";
 import { Refused, Router } from "./router.js";
-import { clock, element, seconds, versionName } from "./words.js";
+import { clock, colourOf, element, forgetColours, seconds, versionName } from "./words.js";
 import { ACTIONS, STYLES, Workers, swatch } from "./workers.js";
 
 const byId = (id) => document.getElementById(id);
@@ -27,10 +27,13 @@ let finished = [];
 function take(frame) {
   if (frame.reset) {
     for (const part of [workers, history, pictures]) part.clear();
+    forgetColours();
     byId("events").replaceChildren();
     finished = [];
   }
   last = frame;
+  // A version has its colour by when it came, not by where it is shown first.
+  for (const [, , , , , version] of frame.bars) colourOf(version, false);
   workers.take(frame);
   history.take(frame, workers.all);
   pictures.take(frame.thumbnails, new Map(workers.all.map((worker) => [worker.url, worker.display_id])));

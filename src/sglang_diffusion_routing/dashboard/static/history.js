@@ -1,6 +1,6 @@
 // What has happened, as far as it can be shown: bars, bands, what runs, and how long the queue was.
 
-import { colourOf, forgetColours, median } from "./words.js";
+import { median } from "./words.js";
 
 const KEPT_S = 3700;
 const MAX_BARS = 60_000;
@@ -24,7 +24,6 @@ export class History {
     for (const map of [this.bars, this.bands, this.running, this.stragglers, this.durations]) map.clear();
     this.samples = [];
     this.count = 0;
-    forgetColours();
   }
 
   /** Take one frame of the event stream. */
@@ -37,8 +36,6 @@ export class History {
       const starts = Math.max(began, Math.min(free, ended));
       bars.push({ route, began, starts, ended, queued, weights, result, status, piece });
       this.count++;
-      // By when it came, not by where it is drawn first.
-      colourOf(weights);
       if (result === "ok") this.#judge(route, ended - starts);
     }
     for (const [at, url, , now] of frame.changes) listOf(this.bands, url).push({ at, status: now });
