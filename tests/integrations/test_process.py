@@ -11,10 +11,12 @@ import httpx2
 import pytest
 
 from sglang_diffusion_routing.client import Client
+from sglang_diffusion_routing.client.errors import Unreachable
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.integrations.process import RouterFailed, RouterProcess, running_router
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
+from support.authority import Authority
 from support.deadlines import eventually
 from support.pids import is_running
 from support.ports import a_free_port
@@ -82,6 +84,23 @@ def test_its_own_client_goes_where_control_is(tmp_path: Path) -> None:
         with router.client() as client:
             assert client.workers() == []
             assert client.health()["total_workers"] == 0
+    finally:
+        router.stop()
+
+
+@pytest.mark.e2e
+def test_its_own_client_trusts_its_certificate_and_no_other(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own, another = authority.issue("router.example"), authority.issue("router.example")
+    router = RouterProcess({**LOOPBACK, "tls_cert": own.cert, "tls_key": own.key}, tmp_path / "log")
+    router.start()
+    try:
+        assert router.url.startswith("https://127.0.0.1:")
+        with router.client() as client:
+            assert client.workers() == []
+        router.settings = router.settings.model_copy(update={"tls_cert": another.cert})
+        with router.client() as client, pytest.raises(Unreachable):
+            client.workers()
     finally:
         router.stop()
 

@@ -15,7 +15,7 @@ from support.client import ask, request
 from support.deadlines import PATIENCE_S, eventually
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-LISTENING = re.compile(r"listening on http://\S+:([0-9]+)")
+LISTENING = re.compile(r"listening on https?://\S+:([0-9]+)")
 START_S = 30.0
 """A cold start imports FastAPI and pydantic, on two cores shared with the other tests."""
 
