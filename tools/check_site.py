@@ -60,14 +60,8 @@ def faults(site: Path) -> Iterator[str]:
     """Tell each link that leads nowhere and each thing that is loaded from outside."""
     pages = {path: read(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
-        name = path.relative_to(site)
         for target in page.loads:
-            if is_outside(target):
-                yield f"{name} loads {target} from outside"
-            elif not target.startswith("data:") and not _file(site, path, target).is_file():
-                yield f"{name} loads {target}, which is not there"
-            elif urlsplit(target).path.endswith(".svg") and not target.startswith("_static/"):
-                yield f"{name} shows {target} as an image; a drawing stands in its page, to follow the page's colours"
+            yield from _load(site, path, target)
         for target in page.links:
             if not is_outside(target):
                 yield from _link(site, path, target, pages)
@@ -76,6 +70,18 @@ def faults(site: Path) -> Iterator[str]:
             target = found[1] or found[2]
             if is_outside(target):
                 yield f"{path.relative_to(site)} loads {target} from outside"
+
+
+def _load(site: Path, path: Path, target: str) -> Iterator[str]:
+    name = path.relative_to(site)
+    if is_outside(target):
+        yield f"{name} loads {target} from outside"
+    elif target.startswith("data:"):
+        return
+    elif not _file(site, path, target).is_file():
+        yield f"{name} loads {target}, which is not there"
+    elif urlsplit(target).path.endswith(".svg") and not target.startswith("_static/"):
+        yield f"{name} shows {target} as an image; a drawing stands in its page, to follow the page's colours"
 
 
 def _link(site: Path, path: Path, target: str, pages: Mapping[Path, Page]) -> Iterator[str]:
