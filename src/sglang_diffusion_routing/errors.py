@@ -535,7 +535,7 @@ class InvalidJson(RouterError):
 
 
 class BodyTooLarge(RouterError):
-    """The body of a control request is longer than the limit."""
+    """A request's body is longer than the limit."""
 
     code = "body_too_large"
     http_status = 413

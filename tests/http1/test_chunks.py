@@ -1,3 +1,4 @@
+from collections import deque
 from itertools import pairwise
 
 import h11
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_diffusion_routing.errors import BadFraming, BadHeader, BadRequest
+from sglang_diffusion_routing.errors import BadFraming, BadHeader, BadRequest, BodyTooLarge
 from sglang_diffusion_routing.http1.chunks import MAX_LINE_BYTES, MAX_TRAILER_BYTES, ChunkedBody, decoded
 
 pytestmark = pytest.mark.core
@@ -225,3 +226,31 @@ def test_noise_is_refused_or_waited_for_alike_in_one_piece_and_in_two(noise: byt
 def test_the_beginning_of_a_body_can_be_looked_at(body: bytes, cut: int) -> None:
     assert h11_payload(body).startswith(decoded(body[:cut]))
     assert decoded(body) == h11_payload(body)
+
+
+class TestLimit:
+    """`limit_bytes` counts what chunks hold, not their sizes' lines nor trailers."""
+
+    def test_a_body_of_just_that_length_passes(self) -> None:
+        body = ChunkedBody()
+        body.limit_bytes = 5
+        assert body.feed(b"2\r\nab\r\n3;x=1\r\ncde\r\n0\r\nA: b\r\n\r\n")[1] == b""
+        assert (body.done, body.received) == (True, 5)
+
+    @pytest.mark.parametrize("raw", [b"6\r\n", b"2\r\nab\r\n4\r\n", b"fffffffffffffff\r\n"])
+    def test_a_chunk_that_would_pass_it_is_refused_before_it_comes(self, raw: bytes) -> None:
+        for size in range(1, len(raw) + 1):
+            body = ChunkedBody()
+            body.limit_bytes = 5
+            pieces = [raw[start : start + size] for start in range(0, len(raw), size)]
+            with pytest.raises(BodyTooLarge) as caught:
+                deque(map(body.feed, pieces))
+            assert caught.value.facts == {"limit_bytes": 5}
+
+    def test_it_holds_for_what_has_been_announced_before_it_was_set(self) -> None:
+        body = ChunkedBody()
+        body.feed(b"6\r\nab")
+        body.bound(6)
+        with pytest.raises(BodyTooLarge):
+            body.bound(5)
+        assert body.received == 2

@@ -18,6 +18,7 @@ SETTINGS = Settings(
     max_uri_bytes=256,
     client_head_timeout_s=10.0,
     client_body_timeout_s=60.0,
+    client_body_min_bytes=0,
     client_idle_timeout_s=75.0,
     stall_timeout_s=300.0,
 )
@@ -522,6 +523,50 @@ class TestDeadlines:
         listener.pass_time(61)
         status, _, body = await refusal(client)
         assert (status, body["code"], heard.events) == (408, "body_timeout", ["gone"])
+
+    @pytest.mark.parametrize("framing", ["sized", "chunked"])
+    async def test_an_upload_that_crawls_is_given_up(self, framing: str) -> None:
+        field = b"Content-Length: 5000" if framing == "sized" else b"Transfer-Encoding: chunked"
+        settings = SETTINGS.model_copy(update={"client_body_min_bytes": 100})
+
+        def piece(size: int) -> bytes:
+            return b"x" * size if framing == "sized" else b"%x\r\n%b\r\n" % (size, b"x" * size)
+
+        async with listening(settings=settings) as listener:
+            client = await listener.connect()
+            await client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n")
+            heard = await listener.hears(1)
+            listener.pass_time(0)
+            sent = 0
+            for second in range(1, 500):
+                size = 3 if second < 400 else 1
+                sent += len(piece(size))
+                await client.send(piece(size))
+                await eventually(lambda sent=sent: len(heard.body) == sent)
+                listener.pass_time(1)
+                if heard.events:
+                    break
+            # Three bytes a second are enough, one is not: 60 s after it was last enough it is over.
+            assert 460 < second < 490
+            status, _, body = await refusal(client)
+            assert (status, body["code"], heard.events) == (408, "body_timeout", ["gone"])
+            assert body["error"] == "less than 100 bytes of the request's body came within 60 s"
+
+    async def test_an_upload_that_is_not_read_all_the_time_does_not_crawl(self) -> None:
+        settings = SETTINGS.model_copy(update={"client_body_min_bytes": 100})
+        async with listening(settings=settings) as listener:
+            client = await listener.connect()
+            await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
+            heard = await listener.hears(1)
+            for second in range(200):
+                await client.send(b"x")
+                await eventually(lambda second=second: len(heard.body) == second + 1)
+                if second % 50 == 0:
+                    heard.connection.pause_body()
+                    listener.pass_time(1)
+                    heard.connection.resume_body()
+                listener.pass_time(1)
+            assert heard.events == []
 
     async def test_an_upload_that_we_do_not_read_is_not_silent(self, listener: Listener) -> None:
         client = await listener.connect()

@@ -1,5 +1,7 @@
 """Tests of the two listeners, over real sockets."""
 
+import json
+
 import pytest
 
 from http1.peers import Peer, connected
@@ -84,3 +86,60 @@ async def test_what_is_about_nothing_needs_no_key() -> None:
         found = [(await reply(await w.ask(line + b" HTTP/1.1\r\nHost: a\r\n\r\n")))[0] for line in asked]
         assert found == [204, 405, 405]
         assert w.connections() == [0]
+
+
+class TestBodies:
+    """`--max-body-bytes`."""
+
+    async def test_one_that_says_that_it_is_too_long_is_refused_at_once(self) -> None:
+        async with world(max_body_bytes=10) as w:
+            client = await w.ask(b"POST /rollout/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n")
+            status, fields, body = await reply(client)
+            assert (status, json.loads(body)) == (
+                413,
+                {"error": "the body is longer than 10 bytes", "code": "body_too_large", "limit_bytes": 10},
+            )
+            assert fields[b"connection"] == b"close"
+            assert w.connections() == [0]
+
+    async def test_one_of_just_that_length_passes(self) -> None:
+        async with world(max_body_bytes=10) as w:
+            client = await w.ask(post(body=b"0123456789"))
+            assert (await serve(await w.accept(), sized())).endswith(b"0123456789")
+            assert (await reply(client))[0] == 200
+
+    async def test_chunks_are_counted_as_they_come(self) -> None:
+        async with world(max_body_bytes=200_000) as w:
+            head = b"POST /rollout/generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client = await w.ask(head + b"249f0\r\n" + b"x" * 150_000 + b"\r\n")
+            worker = await w.accept()
+            await worker.read_head()
+            await client.send(b"c351\r\n")
+            status, _, body = await reply(client)
+            assert (status, json.loads(body)["code"]) == (413, "body_too_large")
+            # Half a request is none: the worker sees it broken off.
+            await worker.is_cut()
+
+    async def test_chunks_that_are_too_many_from_the_start_reach_nobody(self) -> None:
+        async with world(max_body_bytes=10) as w:
+            client = await w.ask(
+                b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n0123456789a\r\n0\r\n\r\n"
+            )
+            assert (await reply(client))[0] == 413
+            assert w.connections() == [0]
+
+    async def test_a_client_that_asks_first_is_refused_before_it_sends(self) -> None:
+        async with world(max_body_bytes=10) as w:
+            client = await w.ask(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n")
+            assert (await reply(client))[0] == 413
+
+    async def test_control_has_limits_of_its_own(self) -> None:
+        async with world(max_body_bytes=10) as w:
+            client = await w.ask(post(b"/update_weights_from_tensor", b"0123456789a"))
+            await serve(await w.accept_control(), sized(b"{}"))
+            assert (await reply(client))[0] == 200
+
+    async def test_who_has_no_key_does_not_learn_the_limit(self) -> None:
+        async with world(max_body_bytes=10, api_key="k") as w:
+            client = await w.ask(post(body=b"0123456789a"))
+            assert (await reply(client))[0] == 401

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sglang_diffusion_routing.errors import BadFraming
+from sglang_diffusion_routing.errors import BadFraming, BodyTooLarge
 from sglang_diffusion_routing.http1.fields import check_trailer
 
 MAX_LINE_BYTES = 4096
@@ -27,24 +27,38 @@ class ChunkedBody:
 
     done: the last chunk and its trailers have been seen.
     payload: when a list, the decoded spans of each `feed` are appended to it.
+    limit_bytes: of all chunks together, None for no limit.
     """
 
-    __slots__ = ("_carry", "_remaining", "_state", "_trailer_bytes", "done", "payload")
+    __slots__ = ("_announced", "_carry", "_remaining", "_state", "_trailer_bytes", "done", "limit_bytes", "payload")
 
     _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
 
     def __init__(self, payload: list[bytes] | None = None) -> None:
         self.done = False
         self.payload = payload
+        self.limit_bytes: int | None = None
+        self._announced = 0
         self._carry = b""
         self._remaining = 0
         self._state = self._SIZE
         self._trailer_bytes = 0
 
+    @property
+    def received(self) -> int:
+        """Bytes of chunks that have come."""
+        return self._announced - self._remaining
+
+    def bound(self, limit_bytes: int) -> None:
+        """Take no more than this from now on; `BodyTooLarge` when more is announced already."""
+        self.limit_bytes = limit_bytes
+        if self._announced > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take the next bytes; give (bytes that may be forwarded now, bytes that follow this body).
 
-        Raises BadFraming, and BadHeader for a malformed trailer.
+        Raises BadFraming, BadHeader for a malformed trailer, and BodyTooLarge.
         """
         if self._carry:
             data = self._carry + data
@@ -90,6 +104,9 @@ class ChunkedBody:
             if match is None:
                 raise BadFraming("a chunk size is malformed")
             self._remaining = int(match[1], 16)
+            self._announced += self._remaining
+            if self.limit_bytes is not None and self._announced > self.limit_bytes:
+                raise BodyTooLarge(self.limit_bytes)
             self._state = self._DATA if self._remaining else self._TRAILER
         elif self._state == self._DATA_END:
             if line:

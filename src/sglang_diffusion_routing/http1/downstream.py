@@ -15,6 +15,7 @@ import httptools
 from sglang_diffusion_routing.errors import (
     BadRequest,
     BodyTimeout,
+    BodyTooLarge,
     HeadTimeout,
     HeadTooLarge,
     RouterError,
@@ -69,6 +70,7 @@ class DownstreamConnection(asyncio.Protocol):
         "_body_left",
         "_chunks",
         "_half_closed",
+        "_pace",
         "_partial",
         "_pending",
         "_quiet_since_s",
@@ -95,6 +97,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._awaits_continue = False
         self._chunks: ChunkedBody | None = None
         self._reading = True
+        self._pace: tuple[RequestHead, float, int] | None = None
         self._quiet_since_s = server.now_s
         self._unsent_bytes = 0
         self._unsent_since_s = 0.0
@@ -261,7 +264,7 @@ class DownstreamConnection(asyncio.Protocol):
             return
         try:
             span, self._pending = chunks.feed(data)
-        except BadRequest as error:
+        except RouterError as error:
             self._break_off(conversation, error)
             return
         if chunks.done:
@@ -277,6 +280,14 @@ class DownstreamConnection(asyncio.Protocol):
             self.abort()
         else:
             self.refuse(error)
+
+    def bound_body(self, limit_bytes: int) -> None:
+        """Take no longer body with the request that has just begun; raise `BodyTooLarge` when it will be longer."""
+        head = self.head
+        if head is not None and head.content_length is not None and head.content_length > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        if self._chunks is not None:
+            self._chunks.bound(limit_bytes)
 
     def pause_body(self) -> None:
         """Read no more from the client for now."""
@@ -411,7 +422,7 @@ class DownstreamConnection(asyncio.Protocol):
         elif self._state is _HEAD:
             self._check_head(now_s - self._quiet_since_s)
         elif self._state is _BODY:
-            self._check_body(now_s - self._quiet_since_s)
+            self._check_body(now_s)
         elif self._state is _LINGER:
             self._check_linger(now_s)
 
@@ -424,13 +435,31 @@ class DownstreamConnection(asyncio.Protocol):
             limit_s = limits.client_head_timeout_s
             self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
 
-    def _check_body(self, quiet_s: float) -> None:
+    def _check_body(self, now_s: float) -> None:
         limit_s = self._server.limits.client_body_timeout_s
         conversation = self.conversation
         # It is for the client to send while we read and it does not wait for a 100.
-        if quiet_s > limit_s and self._reading and not self._awaits_continue and conversation is not None:
+        if not self._reading or self._awaits_continue or conversation is None:
+            self._pace = None
+        elif now_s - self._quiet_since_s > limit_s:
             error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
             self._break_off(conversation, error)
+        elif self._crawls(now_s):
+            least = self._server.limits.client_body_min_bytes
+            why = f"less than {least} bytes of the request's body came within {limit_s:g} s"
+            self._break_off(conversation, BodyTimeout(why, timeout_s=limit_s))
+
+    def _crawls(self, now_s: float) -> bool:
+        """Tell whether too little of this body has come since it was last enough: a byte a minute holds a worker."""
+        limits, head = self._server.limits, self.head
+        assert head is not None
+        chunks = self._chunks
+        received = (head.content_length or 0) - self._body_left if chunks is None else chunks.received
+        pace = self._pace
+        if pace is None or pace[0] is not head or received - pace[2] >= limits.client_body_min_bytes:
+            self._pace = (head, now_s, received)
+            return False
+        return now_s - pace[1] > limits.client_body_timeout_s
 
     def unsent_bytes(self) -> int:
         """How much of what was written is still in this process."""

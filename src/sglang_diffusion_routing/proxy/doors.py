@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.http1.conversation import Conversation, Limits, Server
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
@@ -10,7 +12,54 @@ from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.routes import Kind, route
 
 
-class Door:
+class Passage:
+    """A listener that leaves everything to the server behind it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.limits: Limits = server.limits
+
+    @property
+    def now_s(self) -> float:
+        return self._server.now_s
+
+    @property
+    def closing(self) -> bool:
+        return self._server.closing
+
+    def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation:
+        return self._server.converse(connection, head)
+
+    def refused(
+        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
+    ) -> None:
+        self._server.refused(error, connection, request_id)
+
+    def joined(self, connection: DownstreamConnection) -> None:
+        self._server.joined(connection)
+
+    def left(self, connection: DownstreamConnection) -> None:
+        self._server.left(connection)
+
+
+class Bounded(Passage):
+    """A listener that takes no longer bodies than a limit; those of control requests have limits of their own."""
+
+    def __init__(self, server: Server, max_body_bytes: int) -> None:
+        super().__init__(server)
+        self._max_body_bytes = max_body_bytes
+
+    @override
+    def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation:
+        """Refuse a body that says that it is too long before anything is done with it."""
+        if (head.content_length or head.chunked) and head.target[:1] == b"/":
+            found = route(head.method, head.path, head.query)
+            if found.kind is not Kind.CONTROL:
+                connection.bound_body(self._max_body_bytes)
+        return super().converse(connection, head)
+
+
+class Door(Passage):
     """A listener before the data plane: it looks at each request before anything is done with it.
 
     Args:
@@ -18,19 +67,11 @@ class Door:
     """
 
     def __init__(self, plane: Server, access: Access, *, on_control: bool) -> None:
-        self._plane = plane
+        super().__init__(plane)
         self._access = access
         self._on_control = on_control
-        self.limits: Limits = plane.limits
 
-    @property
-    def now_s(self) -> float:
-        return self._plane.now_s
-
-    @property
-    def closing(self) -> bool:
-        return self._plane.closing
-
+    @override
     def converse(self, connection: DownstreamConnection, head: RequestHead) -> Conversation:
         """Let the data plane say who deals with a request, if it may come in here."""
         # CONNECT, TRACE and `OPTIONS *` are about nothing that could be guarded.
@@ -39,15 +80,4 @@ class Door:
             self._access.check_place(head, found, on_control=self._on_control)
             if found.kind is not Kind.CONTROL:
                 self._access.check_work(connection, head)
-        return self._plane.converse(connection, head)
-
-    def refused(
-        self, error: RouterError, connection: DownstreamConnection | None = None, request_id: bytes = b""
-    ) -> None:
-        self._plane.refused(error, connection, request_id)
-
-    def joined(self, connection: DownstreamConnection) -> None:
-        self._plane.joined(connection)
-
-    def left(self, connection: DownstreamConnection) -> None:
-        self._plane.left(connection)
+        return super().converse(connection, head)

@@ -28,7 +28,7 @@ from sglang_diffusion_routing.http1.secure import Arrival
 from sglang_diffusion_routing.proxy.access import Access
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.crowd import Crowd
-from sglang_diffusion_routing.proxy.doors import Door
+from sglang_diffusion_routing.proxy.doors import Bounded, Door
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
 from sglang_diffusion_routing.proxy.observed import kinds
@@ -119,7 +119,9 @@ class DataPlane:
     async def start(self) -> None:
         """Listen. Raises OSError, with the address as its file name, when an address cannot be had."""
         settings = self._shared.settings
-        main = Door(self, self._access, on_control=False) if self._access.guards_work else self
+        main: Server = Bounded(self, settings.max_body_bytes) if settings.max_body_bytes else self
+        if self._access.guards_work:
+            main = Door(main, self._access, on_control=False)
         self.port = await self._listen(main, settings.host, settings.port)
         if settings.admin_port is not None:
             door = Door(self, self._access, on_control=True)
@@ -302,6 +304,7 @@ class _ClientLimits:
     client_head_timeout_s: float
     client_idle_timeout_s: float
     client_body_timeout_s: float
+    client_body_min_bytes: int
     stall_timeout_s: float
 
 
@@ -312,6 +315,7 @@ def _limits_of(settings: Settings) -> Limits:
         client_head_timeout_s=settings.client_head_timeout_s,
         client_idle_timeout_s=settings.client_idle_timeout_s,
         client_body_timeout_s=settings.client_body_timeout_s,
+        client_body_min_bytes=settings.client_body_min_bytes,
         stall_timeout_s=settings.stall_timeout_s,
     )
 

@@ -170,6 +170,15 @@ class Settings(BaseModel):
 
     max_head_bytes: Bytes = setting("Sizes", 64 * KIB, "a request's or reply's head", ge=KIB, le=16 * MIB)
     max_uri_bytes: Bytes = setting("Sizes", 16 * KIB, "a request's target", ge=256, le=16 * MIB)
+    max_body_bytes: Bytes = setting(
+        "Sizes",
+        0,
+        "a request's body on its way to a worker; 0 for any; control requests have limits of their own",
+        ge=0,
+    )
+    client_body_min_bytes: Bytes = setting(
+        "Sizes", 32 * KIB, "of an upload, what must come within --client-body-timeout; 0 for any", ge=0
+    )
     fan_out_reply_max_bytes: Bytes = setting("Sizes", MIB, "one worker's answer to a call that goes to all", ge=KIB)
     job_cap: Count = setting("Sizes", 100_000, "jobs whose owner is remembered; the oldest give way", ge=1)
     job_ttl_s: Seconds = setting("Sizes", 86_400.0, "how long the owner of a job is remembered", gt=0)
