@@ -34,7 +34,9 @@ class TestReply:
         }
         await one.released((0, Result.OK, 200))
 
-    @pytest.mark.parametrize("request_line", [post(), get(), post(b"/v1/videos"), get(b"/v1/videos/1"), get(b"/health")])
+    @pytest.mark.parametrize(
+        "request_line", [post(), get(), post(b"/v1/videos"), get(b"/v1/videos/1"), get(b"/health")]
+    )
     async def test_every_reply_names_its_request_once(self, one: World, request_line: bytes) -> None:
         """The id that the worker saw, unless it has one of its own to say."""
         one.jobs.places["videos", "1"] = one.workers[0].worker_id

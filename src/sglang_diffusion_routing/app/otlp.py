@@ -11,8 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -33,8 +33,8 @@ QUEUE_SPANS = 8192
 word for it."""
 TIMEOUT_S = 5.0
 """For one batch, with all that is tried again; `OTEL_EXPORTER_OTLP_TIMEOUT` is another word for it."""
-CLOSE_S = 3.0
-"""What is left is sent within this time when the router ends."""
+CLOSE_S, LEAVE_S = 3.0, 0.5
+"""When the router ends, what is left is sent within the first, and broken off within the second."""
 
 _KINDS = {Kind.INTERNAL: SpanKind.INTERNAL, Kind.SERVER: SpanKind.SERVER, Kind.CLIENT: SpanKind.CLIENT}
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
@@ -94,9 +94,9 @@ class Otlp:
         # No executor's thread, for the process would wait for that one whatever it waits for.
         threading.Thread(target=end, name="traces-end", daemon=True).start()
         if not await _is_set(ended, CLOSE_S):
-            # Whatever it waits for, it gives up when this is closed.
+            # It sends no more then. What it is sending ends within TIMEOUT_S, and the process need not wait for that.
             self._exporter.close()
-            await _is_set(ended, TIMEOUT_S + 1.0)
+            await _is_set(ended, LEAVE_S)
 
 
 async def _is_set(event: asyncio.Event, within_s: float) -> bool:
@@ -120,11 +120,12 @@ class _Telling(SpanExporter):
         self._ear = _Ear()
         self._lost = 0
         self._is_closed = False
-        logging.getLogger("opentelemetry.exporter").addHandler(self._ear)
 
     @override
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
+        self._ear.heard = ""
+        with self._ear.at(logging.getLogger("opentelemetry.exporter")):
+            result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
             if not self._lost and not self._is_closed:
                 _log.warning("traces_not_exported", why=self._ear.heard or "the collector did not take them")
@@ -141,16 +142,29 @@ class _Telling(SpanExporter):
 
     @override
     def shutdown(self) -> None:
-        logging.getLogger("opentelemetry.exporter").removeHandler(self._ear)
         if not self._is_closed:
             self.close()
 
 
 class _Ear(logging.Handler):
-    """Hears why a batch was lost: the exporter says it to nobody but its log."""
+    """Hears why a batch is lost: the exporter says it to nobody but its log, and with each try again."""
 
     heard = ""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard = record.getMessage()
+        self.heard = self.heard or record.getMessage()
+
+    @contextmanager
+    def at(self, logger: logging.Logger) -> Iterator[None]:
+        """Hear what `logger` says, and be the only one who does."""
+        before = logger.level, logger.propagate
+        logger.addHandler(self)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(before[0])
+            logger.propagate = before[1]
