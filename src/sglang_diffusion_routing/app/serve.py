@@ -58,6 +58,8 @@ async def _serve(settings: Settings) -> int:
     except (InvalidWorkerUrl, StateUnusable, BadSetting) as error:
         sys.stderr.write(f"sglang-d-router: {error.message}\n")
         return BAD_SETTING
+    if app.reloads:
+        signals.on_hangup(app.reloads.run)
     if app.restored:
         sys.stdout.write(f"sglang-d-router restored {app.restored}\n")
     try:
@@ -74,8 +76,6 @@ async def _serve(settings: Settings) -> int:
         if app.admin_port is not None:
             sys.stdout.write(f"sglang-d-router control on {scheme}://{_shown(settings.admin_host)}:{app.admin_port}\n")
         sys.stdout.flush()
-    if app.reloads:
-        signals.on_hangup(app.reloads.run)
     await signals.first.wait()
     await _stop(app, signals)
     return 0
