@@ -1,13 +1,19 @@
 """Who may do what: every route of the router, with every key, for every set of keys."""
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 from typing import cast
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from sglang_diffusion_routing.api.app import document
+from sglang_diffusion_routing.api.spelling import AnySpelling
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
@@ -124,6 +130,37 @@ def test_the_document_covers_the_control_routes() -> None:
     assert {path for _, path, need in documented() if need is Need.NOTHING} <= {
         path.replace("{name}", "name") for path in OPEN
     }
+
+
+SEGMENTS = st.sampled_from(
+    [
+        *("", ".", "..", "%2e", "%2E%2e", "%2f", "%5c", "\\", ";", ";a=b", "%3b", "%25", "%252e", "%c0%ae", "%00"),
+        *("health", "liveness", "readiness", "dashboard", "app.js", "thumbnails", "docs", "openapi.json", "redoc"),
+        *("workers", "metrics", "events", "%77orkers", "v1", "models", "videos", "router_info", "weights", "refits"),
+    ]
+)
+SEPARATORS = st.sampled_from(["/", "//", "/./", "%2f", "%2F", "\\", "%5C", ";/", "/;", "/../"])
+
+
+@given(st.lists(st.tuples(SEPARATORS, SEGMENTS), min_size=1, max_size=6))
+def test_what_is_open_is_what_the_control_app_takes_it_for(parts: list[tuple[str, str]]) -> None:
+    """The keys are asked for by one reading of a path, and the route is found by another: they must not differ."""
+    path = "/" + "".join(itertools.chain.from_iterable(parts)).lstrip("/")
+    raw = path.encode()
+    found = route(b"GET", raw, None)
+    if found.kind is not Kind.CONTROL or need_of(b"GET", raw, found) is not Need.NOTHING:
+        return
+    seen: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["path"])
+
+    scope = {"type": "http", "raw_path": raw, "path": unquote(path)}
+    with contextlib.suppress(StopIteration):
+        AnySpelling(app)(scope, None, None).send(None)  # type: ignore[arg-type]
+    (path,) = seen
+    assert path in OPEN or path.startswith(("/docs/", "/dashboard/"))
+    assert not path.startswith("/dashboard/thumbnails")
 
 
 def test_the_best_of_several_keys_counts() -> None:

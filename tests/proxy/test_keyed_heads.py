@@ -137,3 +137,18 @@ async def test_a_body_that_was_held_back_for_a_100_is_never_asked_for() -> None:
         status, fields, _ = await reply(client)
         assert (status, fields[b"connection"]) == (401, b"close")
         assert await soon(client.read_to_end()) == b""
+
+
+@pytest.mark.loopback
+async def test_a_tunnel_opens_for_a_key_which_the_worker_never_sees() -> None:
+    async with world(**SETTINGS) as w:
+        client = await w.ask(get(b"/ws", KEY, b"Upgrade: websocket", b"Connection: Upgrade"))
+        worker = await w.accept()
+        head = await serve(
+            worker, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        assert b"data" not in head
+        assert b"\r\nUpgrade: websocket\r\n" in head
+        assert (await client.read_head()).startswith(b"HTTP/1.1 101")
+        await client.send(b"ping")
+        assert await worker.read(4) == b"ping"
