@@ -68,9 +68,11 @@ class Fleet:
     """What an event changes reaches the scheduler first, and a worker without work is reported as drained at once.
 
     opens_sentinels: whether the silent connection to a worker stands as soon as it is asked for.
+    ranks_at_once: whether all that waits is ranked anew before anything else happens.
     """
 
     opens_sentinels = True
+    ranks_at_once = True
 
     def __init__(
         self,
@@ -99,6 +101,8 @@ class Fleet:
     def _follow(self, commands: list[Command]) -> list[Command]:
         changed = self.pool.changed
         self.deliver(self.scheduler.refresh(changed, self.now_s))
+        while self.scheduler.unranked and self.ranks_at_once:
+            self.deliver(self.scheduler.rank_on(self.now_s))
         for worker in changed:
             commands += self._drained(worker)
         return commands

@@ -1,5 +1,7 @@
 """The fleet without a network: a real pool and scheduler, commands that are only written down."""
 
+import asyncio
+import hashlib
 import random
 from collections.abc import Callable
 
@@ -34,6 +36,7 @@ from sglang_diffusion_routing.core.events import (
 from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
+from sglang_diffusion_routing.core.ranking import HASHES_AT_ONCE
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Lease, Result, Ticket, WorkSpec
@@ -72,9 +75,9 @@ class Client:
 class Harness:
     """A fleet, its clock stopped, and the commands it gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: str = "least-request") -> None:
         pool = Pool()
-        scheduler = Scheduler(SchedulerLimits(max_concurrency=1), pool.ledger, random.Random(0), "least-request")
+        scheduler = Scheduler(SchedulerLimits(max_concurrency=1), pool.ledger, random.Random(0), policy)
         self.fleet = Fleet(pool, scheduler, Affinity(), BlackHoles())
         self.now_s = 100.0
         self.fleet.now_s = lambda: self.now_s
@@ -331,3 +334,22 @@ async def test_a_lease_ends_once(harness: Harness) -> None:
     with pytest.raises(AssertionError):
         harness.fleet.release(lease, Result.OK)
     assert harness.fleet.ended[Result.OK] == 1
+
+
+async def test_what_waits_is_ranked_anew_with_turns_for_others_in_between() -> None:
+    harness = Harness("consistent-hash")
+    harness.join(A)
+    clients = [Client() for _ in range(3 * HASHES_AT_ONCE)]
+    for number, client in enumerate(clients):
+        harness.fleet.acquire(WorkSpec(digest=hashlib.sha256(b"%d" % number).digest()), client)
+    harness.join(B)
+    assert [client.lease for client in clients[1:] if client.lease is not None] == []
+    turns = 0
+    while harness.fleet.scheduler.unranked:
+        await asyncio.sleep(0)
+        turns += 1
+        assert turns < 100
+    assert turns > 3
+    (first,) = [client for client in clients[1:] if client.lease is not None]
+    assert first.lease is not None
+    assert first.lease.worker.worker_id == B

@@ -41,6 +41,8 @@ class Scheduler(Waiting):
         self._lease_ids = 0
         self.live_leases = 0
         self.paused = False
+        # Whether a worker has been removed since all that waits was last ranked.
+        self._removed = False
 
     # The way of a request.
 
@@ -169,7 +171,23 @@ class Scheduler(Waiting):
             # Else a worker may have come to have other weights and go on as if nothing were.
             return []
         self._ties.refresh()
-        return self._settle(now_s, removed=change.removed)
+        self._removed |= change.removed
+        return self._settle_what_is_ranked(now_s)
+
+    @property
+    def unranked(self) -> int:
+        """How much of what waits may have another first worker by now; to be ranked by `rank_on`."""
+        return len(self._ties.unranked)
+
+    def rank_on(self, now_s: float) -> list[Decision]:
+        """Rank some more; to be called until nothing is unranked, with others having their turn in between."""
+        self._ties.rank()
+        return self._settle_what_is_ranked(now_s)
+
+    def _settle_what_is_ranked(self, now_s: float) -> list[Decision]:
+        removed = self._removed
+        self._removed = removed and bool(self._ties.unranked)
+        return self._settle(now_s, removed=removed)
 
     def expire(self, now_s: float) -> list[Decision]:
         """Refuse what has waited to its deadline, or for weights that no worker has come to have.

@@ -11,8 +11,9 @@ from sglang_diffusion_routing.core.demands import REMEMBERED, Demands
 from sglang_diffusion_routing.core.groups import Group, Groups
 from sglang_diffusion_routing.core.lane import Lane
 from sglang_diffusion_routing.core.lanes import HOPEFUL, Lanes
-from sglang_diffusion_routing.core.policies.consistent_hash import favourite, weight
+from sglang_diffusion_routing.core.policies.consistent_hash import favourite
 from sglang_diffusion_routing.core.queue import Queue
+from sglang_diffusion_routing.core.ranking import HASHES_AT_ONCE, Ranking
 from sglang_diffusion_routing.core.station import Station
 from sglang_diffusion_routing.core.work import Lease, LineKey, Result, Ticket, WorkSpec
 from sglang_diffusion_routing.core.worker import WorkerId
@@ -32,6 +33,7 @@ class Ties:
 
     Work with a digest is tied to the worker that it ranks first, of those that can do it and are there or on their way.
 
+    unranked: waiting work that has to be ranked anew (`rank`); it may be tied to a worker that is gone.
     stirred: what has come to wait for something else may be for a worker with room: for one of these, None for any.
     """
 
@@ -43,6 +45,7 @@ class Ties:
         self._groups = Groups()
         self._among: dict[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]] = {}
         self.stirred: set[WorkerId | None] = set()
+        self.unranked = Ranking()
 
     def key_of(self, lane: Lane, spec: WorkSpec, now_s: float) -> LineKey:
         """Say what work that has just come waits for, should it have to."""
@@ -108,7 +111,13 @@ class Ties:
                     if not self._is_able(lane, key):
                         self._look_again([t for t in line if t.spec.group and t.spec.worker is None])
         if before:
-            self._rank_again(before)
+            self._see_who_is_first(before)
+            if len(self.unranked) < HASHES_AT_ONCE:
+                self.rank()
+
+    def rank(self) -> None:
+        """Tie some of the work that is not ranked to the worker that is its first now."""
+        self._look_again(self.unranked.take(len(self._stations)))
 
     def _note_weights(self, group: Group, lease: Lease) -> bool:
         """Raise what the group's members must have; True if that is news."""
@@ -163,8 +172,8 @@ class Ties:
             )
         return among - self._demands.avoid(key) if key.min_version is not None or key.floor else among
 
-    def _rank_again(self, before: Mapping[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]]) -> None:
-        """Let what waits for the worker that it ranks first wait for another one where that is another one now.
+    def _see_who_is_first(self, before: Mapping[tuple[Lane, frozenset[WorkerId]], frozenset[WorkerId]]) -> None:
+        """Note what waits for the worker that it ranks first, where that may be another one now.
 
         Args:
             before: the workers that there were.
@@ -174,8 +183,7 @@ class Ties:
                 now, was = self._candidates(lane, key), before.get((lane, key.avoid))
                 joined = now if was is None else now - was
                 if key.bound not in now or joined:
-                    stays = key.bound in now
-                    self._look_again([t for t in line if t.spec.digest and not (stays and _is_first(t, joined))])
+                    self.unranked.add((t for t in line if t.spec.digest), joined if key.bound in now else None)
 
     def _is_able(self, lane: Lane, key: LineKey) -> bool:
         """Tell whether the worker that work is tied to can do it, once it has room."""
@@ -183,12 +191,3 @@ class Ties:
         if station is None or not station.open or lane not in station.lanes:
             return False
         return key.bound not in self._demands.avoid(key)
-
-
-def _is_first(ticket: Ticket, joined: AbstractSet[WorkerId]) -> bool:
-    """Tell whether none of these workers ranks before the one that a ticket waits for."""
-    bound, digest = ticket.key.bound, ticket.spec.digest
-    if bound is None:
-        return False
-    its = weight(digest, bound)
-    return all(weight(digest, worker_id) <= its for worker_id in joined)

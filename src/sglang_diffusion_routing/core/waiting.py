@@ -93,6 +93,9 @@ class Waiting(Readings):
             hopeless = [line for key, line in lane.lines.items() if not self._prospects.has_hope(lane, key)]
             for line in hopeless:
                 for ticket in list(line):
+                    if ticket in self._ties.unranked:
+                        # Its worker has gone; which one is the next, and whether there is any, is not known yet.
+                        continue
                     lane.lines.remove(ticket)
                     self._left(ticket)
                     # Whoever was right to ask is told that the last worker has left, not that the question is wrong.

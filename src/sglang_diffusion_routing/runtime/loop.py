@@ -78,6 +78,7 @@ class Fleet:
         self.journal = Journal(self.watch)
         self._outbox: deque[Decision | Event | Command] = deque()
         self._delivering = False
+        self._ranking = False
         self._requests: dict[RequestId, asyncio.Future[Ending]] = {}
         self._request_ids = count(1)
         self._answers: dict[RequestId, Answer] = {}
@@ -215,6 +216,9 @@ class Fleet:
     def _follow_up(self, commands: list[Command], now_s: float) -> None:
         """Queue up what follows from a change: the scheduler knows of it before any command runs."""
         self._outbox.extend(self.scheduler.refresh(self.pool.changed, now_s))
+        if self.scheduler.unranked and not self._ranking:
+            self._ranking = True
+            self._loop.call_soon(self._rank_on)
         for worker in self.pool.changed:
             self.journal.note(worker)
             self.saver.note(worker)
@@ -222,6 +226,14 @@ class Fleet:
                 self._drained(worker)
         self.saver.note_ledger(self.pool.ledger)
         self._outbox.extend(commands)
+
+    def _rank_on(self) -> None:
+        """Rank more of what waits, a turn of the loop at a time: there may be thousands, and others have work too."""
+        self._outbox.extend(self.scheduler.rank_on(self.now_s()))
+        self._ranking = bool(self.scheduler.unranked)
+        if self._ranking:
+            self._loop.call_soon(self._rank_on)
+        self._deliver()
 
     def _drained(self, worker: Worker) -> None:
         """Tell the pool once that a worker has no work: a hold stays DRAINING, and would be told so for ever."""

@@ -14,8 +14,10 @@ from core.steps import put_to_sleep, succeed
 from sglang_diffusion_routing.core import events as ev
 from sglang_diffusion_routing.core.limits import SchedulerLimits
 from sglang_diffusion_routing.core.policies.consistent_hash import favourite, weight
+from sglang_diffusion_routing.core.ranking import HASHES_AT_ONCE
 from sglang_diffusion_routing.core.refit import Mode, Step, StepKind
 from sglang_diffusion_routing.core.work import Needs, Result, WorkSpec
+from sglang_diffusion_routing.core.worker import WorkerUrl
 from sglang_diffusion_routing.errors import NoRoutableWorker, QueueTimeout
 
 pytestmark = pytest.mark.core
@@ -202,3 +204,84 @@ def test_the_same_work_goes_to_the_same_workers_whatever_else_differs(
     """Order of arrival, order of registration, caps, other load, and when what ends."""
     quiet = placed(NAMES, list(range(12)), 1, [], 0)
     assert placed("".join(joined), order, cap, ends, noise) == quiet == {n: ranking(n)[0] for n in range(12)}
+
+
+class TestManyWait:
+    """More than can be ranked in one turn, behind one running piece on each worker."""
+
+    COUNT = HASHES_AT_ONCE + 100
+
+    @pytest.fixture
+    def its(self) -> Fleet:
+        made = fleet("")
+        made.ranks_at_once = False
+        for name in "abc":
+            made.add(name, T2V)
+        self.running = [made.ask(WorkSpec(worker=worker_id(name))) for name in "abc"]
+        return made
+
+    @pytest.fixture
+    def waiting(self, its: Fleet) -> list[Asker]:
+        return [its.ask(work(number, needs=Needs.VIDEO)) for number in range(self.COUNT)]
+
+    def first(self, asker: Asker) -> str:
+        assert asker.ticket is not None
+        assert asker.ticket.key.bound is not None
+        return WorkerUrl.parse(asker.ticket.key.bound).host
+
+    def rank(self, its: Fleet) -> int:
+        turns = 0
+        while its.scheduler.unranked:
+            its.deliver(its.scheduler.rank_on(0.0))
+            turns += 1
+        return turns
+
+    def test_they_are_ranked_in_several_turns(self, its: Fleet, waiting: list[Asker]) -> None:
+        its.register("d")
+        its.learn("d", T2V)
+        its.answer("d")
+        left = its.scheduler.unranked
+        assert left == self.COUNT
+        its.deliver(its.scheduler.rank_on(0.0))
+        assert 0 < its.scheduler.unranked < left
+        assert self.rank(its) > 1
+        order = [ranking(number, "abcd")[0] for number in range(self.COUNT)]
+        got = [name if asker.waits else asker.got for asker, name in zip(waiting, order, strict=True)]
+        assert got == order
+        assert [self.first(asker) for asker in waiting if asker.waits] == [
+            name for asker, name in zip(waiting, order, strict=True) if asker.waits
+        ]
+
+    def test_work_of_a_worker_that_went_is_not_refused_before_it_is_ranked(
+        self, its: Fleet, waiting: list[Asker]
+    ) -> None:
+        its.add("d", T2V)
+        assert its.scheduler.unranked
+        for name in "ab":
+            its.apply(ev.RemovalRequested(worker_id(name), force=True))
+        assert its.scheduler.unranked
+        assert not any(asker.error for asker in waiting)
+        self.rank(its)
+        assert not any(asker.error for asker in waiting)
+        assert {self.first(asker) for asker in waiting if asker.waits} == {"c", "d"}
+
+    def test_with_the_last_worker_all_are_refused_at_their_turn(self, its: Fleet, waiting: list[Asker]) -> None:
+        its.add("d", T2V, max_concurrency=1)
+        for name in "abcd":
+            its.apply(ev.RemovalRequested(worker_id(name), force=True))
+        for asker in (*self.running, *waiting):
+            if asker.lease is not None and asker.lease.live:
+                its.end(asker, Result.DIED)
+        self.rank(its)
+        refused = [asker for asker in waiting if asker.lease is None]
+        assert len(refused) >= self.COUNT - 1
+        assert {type(asker.error) for asker in refused} == {NoRoutableWorker}
+        assert its.scheduler.unranked == 0
+
+    def test_who_leaves_or_is_given_a_worker_meanwhile_is_not_ranked(self, its: Fleet, waiting: list[Asker]) -> None:
+        its.add("d", T2V)
+        for asker in waiting:
+            if asker.waits:
+                assert asker.ticket is not None
+                its.scheduler.abandon(asker.ticket)
+        assert self.rank(its) == 1
