@@ -273,6 +273,8 @@ class WorkerSet(_Request):
 class RegisterWorkers(WorkerAddress, WorkerSet):
     """A worker to register by its address, or several."""
 
+    worker_type: Literal["regular"] | None = Field(None, description="for clients of SGLang's router; all are regular")
+
 
 class SwapWorkers(WorkerSet):
     """The workers that there are to be from now on, by `urls` or by `workers`; none when the list is empty."""

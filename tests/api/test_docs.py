@@ -47,6 +47,7 @@ async def test_the_document_has_every_route_and_its_errors(shared_empty: Running
         "workers",
         "labels",
         "max_concurrency",
+        "worker_type",
     }
     refs = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert refs == set(document["components"]["schemas"])

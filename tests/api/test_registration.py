@@ -33,6 +33,12 @@ async def test_one_worker_has_the_labels_and_the_cap_of_the_body() -> None:
     assert await named(given, WorkerAddress(url="u")) == Named([wanted], several=False)
 
 
+async def test_a_worker_of_sglangs_router_is_regular_or_none_of_ours() -> None:
+    assert await named({"url": "u", "worker_type": "regular"}) == Named([Wanted("u")], several=False)
+    with pytest.raises(InvalidField, match="worker_type"):
+        await named({"url": "u", "worker_type": "prefill"})
+
+
 async def test_a_list_of_urls_shares_labels_and_cap_and_workers_have_their_own() -> None:
     assert await named({"urls": ["a", "b"], "labels": {}, "max_concurrency": 2}) == Named(
         [Wanted("a", (), 2), Wanted("b", (), 2)], several=True

@@ -265,6 +265,18 @@ def test_engines_come_and_go(manager: Manager, engines: list[Engine]) -> None:
     assert requests.post(f"{manager.url}/remove_worker?url={gone}", timeout=10.0).status_code == 200
 
 
+@pytest.mark.e2e
+def test_engines_come_and_go_as_with_sglangs_router(manager: Manager) -> None:
+    """Where miles is told to use SGLang's router, its engines speak to `/workers`."""
+    with SimProcess() as sim:
+        body = {"url": sim.url, "worker_type": "regular"}
+        requests.post(f"{manager.url}/workers", json=body, timeout=10.0).raise_for_status()
+        listed = requests.get(f"{manager.url}/workers", timeout=10.0).json()["workers"]
+        [worker_id] = [worker["id"] for worker in listed if worker["url"] == sim.url]
+        requests.delete(f"{manager.url}/workers/{worker_id}", timeout=10.0).raise_for_status()
+        assert workers_of(manager) == {}
+
+
 STARTER = """
 import multiprocessing, sys, time
 from argparse import Namespace
