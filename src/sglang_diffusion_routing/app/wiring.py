@@ -17,6 +17,7 @@ from sglang_diffusion_routing.app import info, launcher, pictures, tls
 from sglang_diffusion_routing.app.audit_log import audit_file, reopened
 from sglang_diffusion_routing.app.control_server import ControlServer
 from sglang_diffusion_routing.app.keys import access_of, from_files, rereader
+from sglang_diffusion_routing.app.limits import health_limits, scheduler_limits
 from sglang_diffusion_routing.app.reload import Reloads
 from sglang_diffusion_routing.app.restore import restore, summary
 from sglang_diffusion_routing.app.samples import Sources, reader
@@ -41,11 +42,8 @@ from sglang_diffusion_routing.core.address import AllowList
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.blackhole import BlackHoles
 from sglang_diffusion_routing.core.discovery import parse_source
-from sglang_diffusion_routing.core.health import HealthLimits
-from sglang_diffusion_routing.core.limits import QueueLimits, SchedulerLimits
 from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
-from sglang_diffusion_routing.core.shares import parse_weights
 from sglang_diffusion_routing.core.worker import WorkerId
 from sglang_diffusion_routing.errors import ShuttingDown
 from sglang_diffusion_routing.http1.connect import Connector
@@ -83,7 +81,7 @@ class App:
         self._settings = settings
         rng = random.Random(settings.seed)
         pool = Pool(
-            _health_limits(settings),
+            health_limits(settings),
             settings.drain_timeout_s,
             resync=settings.resync,
             hands_off=settings.hands_off,
@@ -91,7 +89,7 @@ class App:
         self._saver = Saver(settings.job_ttl_s)
         self._fleet = fleet = Fleet(
             pool,
-            Scheduler(_scheduler_limits(settings), pool.ledger, rng, settings.routing_algorithm.value),
+            Scheduler(scheduler_limits(settings), pool.ledger, rng, settings.routing_algorithm.value),
             Affinity(settings.job_cap, settings.job_ttl_s),
             BlackHoles(),
             self._saver,
@@ -336,23 +334,6 @@ class App:
         while True:
             self._fleet.tick()
             await asyncio.sleep(TICK_S)
-
-
-def _health_limits(settings: Settings) -> HealthLimits:
-    return HealthLimits(
-        interval_s=settings.health_check_interval_s,
-        threshold=settings.health_check_failure_threshold,
-        busy_grace_s=settings.busy_grace_s,
-    )
-
-
-def _scheduler_limits(settings: Settings) -> SchedulerLimits:
-    return SchedulerLimits(
-        queue=QueueLimits(settings.queue_max_requests, settings.queue_max_bytes, settings.weights_wait_s),
-        max_concurrency=settings.max_concurrency_per_worker,
-        ramp=settings.ramp,
-        weights=parse_weights(settings.tenant_weights),
-    )
 
 
 def build(settings: Settings) -> App:

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -22,15 +21,16 @@ from sglang_diffusion_routing.http1.conversation import Conversation, Limits, Se
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.pool import WRITE_HIGH_WATER_BYTES, Upstreams
 from sglang_diffusion_routing.http1.replay import Spools
-from sglang_diffusion_routing.http1.replies import OPTIONS_ASTERISK_REPLY
 from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.http1.secure import Arrival
 from sglang_diffusion_routing.proxy.access import Access
+from sglang_diffusion_routing.proxy.asterisk import OptionsAsterisk
 from sglang_diffusion_routing.proxy.counters import DataPlaneCounters
 from sglang_diffusion_routing.proxy.crowd import Crowd
 from sglang_diffusion_routing.proxy.doors import Bounded, Door
 from sglang_diffusion_routing.proxy.hedging import copy_stragglers
 from sglang_diffusion_routing.proxy.jobs import Jobs
+from sglang_diffusion_routing.proxy.limits import limits_of
 from sglang_diffusion_routing.proxy.observed import kinds
 from sglang_diffusion_routing.proxy.ports import Gallery, JobLocator, JobProbe, JobSaver, Leases
 from sglang_diffusion_routing.proxy.routes import TUNNEL, Kind, Route, route
@@ -94,7 +94,7 @@ class DataPlane:
         self._last_left = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
         self._ticker: asyncio.TimerHandle | None = None
-        self.limits: Limits = _limits_of(settings)
+        self.limits: Limits = limits_of(settings)
         self.now_s = self._loop.time()
         self.closing = False
         self.port = 0
@@ -263,7 +263,7 @@ class DataPlane:
         if head.method in {b"CONNECT", b"TRACE"}:
             raise MethodNotAllowed(head.method.decode(), _ALLOW)
         if head.target == b"*":
-            return _OptionsAsterisk(connection)
+            return OptionsAsterisk(connection)
         shared = self._shared
         if head.via:
             shared.heads.check_loop(head)
@@ -293,56 +293,3 @@ class DataPlane:
             return False
         address = ipaddress.ip_address(peer.partition("%")[0])
         return any(address in network for network in self._trusted)
-
-
-@dataclass(frozen=True, slots=True)
-class _ClientLimits:
-    """Those of the settings, whose own attributes cost 20 times more to read."""
-
-    max_head_bytes: int
-    max_uri_bytes: int
-    client_head_timeout_s: float
-    client_idle_timeout_s: float
-    client_body_timeout_s: float
-    client_body_min_bytes: int
-    stall_timeout_s: float
-
-
-def _limits_of(settings: Settings) -> Limits:
-    return _ClientLimits(
-        max_head_bytes=settings.max_head_bytes,
-        max_uri_bytes=settings.max_uri_bytes,
-        client_head_timeout_s=settings.client_head_timeout_s,
-        client_idle_timeout_s=settings.client_idle_timeout_s,
-        client_body_timeout_s=settings.client_body_timeout_s,
-        client_body_min_bytes=settings.client_body_min_bytes,
-        stall_timeout_s=settings.stall_timeout_s,
-    )
-
-
-class _OptionsAsterisk:
-    """Answers `OPTIONS *` by itself."""
-
-    survives_half_close = True
-    reply_begun = False
-
-    def __init__(self, connection: DownstreamConnection) -> None:
-        self._connection = connection
-
-    def client_body(self, span: bytes, done: bool) -> None:
-        if self.reply_begun:
-            return
-        self.reply_begun = True
-        close = self._connection.must_close()
-        self._connection.write(OPTIONS_ASTERISK_REPLY % (b"Connection: close\r\n" if close else b""))
-        self._connection.reply_done(close=close)
-
-    def is_stalled(self, now_s: float, stall_s: float) -> bool:
-        return False
-
-    def stalled(self, stall_s: float) -> None: ...
-    def client_gone(self) -> None: ...
-    def client_full(self) -> None: ...
-    def client_writable(self) -> None: ...
-    def client_tunnel(self, data: bytes) -> None: ...
-    def client_tunnel_ended(self) -> None: ...
