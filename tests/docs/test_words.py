@@ -29,6 +29,10 @@ FOREIGN_FLAGS = {
         "--scheduler-port", "--served-model-name", "--sleep-on-idle", "--strict-ports", "--warmup-resolutions",
     },
     "Slurm": {"--array", "--exact", "--gpus", "--gpus-per-node", "--gpus-per-task", "--no-kill", "--nodes", "--signal"},
+    "the SGLang model gateway": {
+        "--health-check-interval-secs", "--health-failure-threshold", "--max-concurrent-requests", "--queue-size",
+        "--queue-timeout-secs", "--request-timeout-secs", "--retry-max-retries",
+    },
     "curl": {"--compressed", "--insecure", "--cacert"},
     "miles": {"--sglang-router-ip", "--sglang-router-port", "--use-miles-router"},
     "make's tests, and its scripts": {"--device", "--check", "--smg", "--rounds", "--json"},
