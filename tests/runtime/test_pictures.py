@@ -69,7 +69,7 @@ def sides(jpeg: bytes) -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_files_in_json_are_found(kind: str) -> None:
-    found = pictures_in(images(file(RED, kind=kind), file(BLUE, kind=kind)), is_msgpack=False)
+    found = pictures_in(bytearray(images(file(RED, kind=kind), file(BLUE, kind=kind))), is_msgpack=False)
     assert [(one.width, one.height, colour_of(one.small), colour_of(one.large)) for one in found] == [
         (64, 32, RED, RED),
         (64, 32, BLUE, BLUE),
@@ -78,63 +78,67 @@ def test_files_in_json_are_found(kind: str) -> None:
 
 def test_the_native_route_has_a_file_of_its_own() -> None:
     reply = json.dumps({"prompt": "a", "output_b64": base64.b64encode(file()).decode()}, separators=(" , ", " : "))
-    assert [colour_of(one.small) for one in pictures_in(reply.encode(), is_msgpack=False)] == [RED]
+    assert [colour_of(one.small) for one in pictures_in(bytearray(reply.encode()), is_msgpack=False)] == [RED]
 
 
 def test_a_url_is_no_image() -> None:
-    assert pictures_in(images(None), is_msgpack=False) == []
-    assert pictures_in(b'{"detail": "none"}', is_msgpack=False) == []
+    assert pictures_in(bytearray(images(None)), is_msgpack=False) == []
+    assert pictures_in(bytearray(b'{"detail": "none"}'), is_msgpack=False) == []
 
 
 def test_a_prompt_cannot_look_like_an_image() -> None:
     prompt = f'"b64_json": "{base64.b64encode(file(BLUE)).decode()}"'
     reply = json.dumps({"data": [{"revised_prompt": prompt, "b64_json": base64.b64encode(file()).decode()}]}).encode()
-    assert [colour_of(one.small) for one in pictures_in(reply, is_msgpack=False)] == [RED]
+    assert [colour_of(one.small) for one in pictures_in(bytearray(reply), is_msgpack=False)] == [RED]
 
 
 def test_what_is_whole_of_a_beginning_is_enough() -> None:
     reply = images(file(RED), file(BLUE))
-    assert len(pictures_in(reply[:-60], is_msgpack=False)) == 1
+    assert len(pictures_in(bytearray(reply[:-60]), is_msgpack=False)) == 1
     red = np.zeros((3, 8, 8), np.float32)
     red[0] = 1
     reply = rollout(tensor(red), tensor(red), dit_trajectory=b"x" * 1000)
-    assert len(pictures_in(reply[:-1200], is_msgpack=True)) == 1
-    assert pictures_in(reply[:100], is_msgpack=True) == []
+    assert len(pictures_in(bytearray(reply[:-1200]), is_msgpack=True)) == 1
+    assert pictures_in(bytearray(reply[:100]), is_msgpack=True) == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_samples_of_a_rollout_are_drawn(dtype: str) -> None:
     blue = np.zeros((3, 20, 40), dtype)
     blue[2] = 255 if dtype == "uint8" else 1
-    (one,) = pictures_in(rollout(tensor(blue, f"torch.{dtype}")), is_msgpack=True)
+    (one,) = pictures_in(bytearray(rollout(tensor(blue, f"torch.{dtype}"))), is_msgpack=True)
     assert (one.width, one.height, colour_of(one.small)) == (40, 20, BLUE)
 
 
 def test_of_a_video_the_frame_in_the_middle_is_drawn() -> None:
     video = np.zeros((3, 5, 16, 16), np.float32)
     video[0, 2] = 1
-    (one,) = pictures_in(rollout(tensor(video)), is_msgpack=True)
+    (one,) = pictures_in(bytearray(rollout(tensor(video))), is_msgpack=True)
     assert (one.width, one.height, colour_of(one.small)) == (16, 16, RED)
 
 
 def test_a_grey_sample_and_odd_numbers_are_drawn() -> None:
     grey = np.full((1, 8, 8), np.nan, np.float32)
     grey[0, 4:] = np.inf
-    assert [colour_of(one.small) for one in pictures_in(rollout(tensor(grey)), is_msgpack=True)] == [(255, 255, 255)]
+    assert [colour_of(one.small) for one in pictures_in(bytearray(rollout(tensor(grey))), is_msgpack=True)] == [
+        (255, 255, 255)
+    ]
 
 
 def test_a_rollout_without_its_output_has_no_image() -> None:
-    assert pictures_in(rollout(None), is_msgpack=True) == []
+    assert pictures_in(bytearray(rollout(None)), is_msgpack=True) == []
 
 
 def test_of_many_the_first_few_are_enough() -> None:
-    assert len(pictures_in(images(*[file()] * (MOST_OF_ONE_REPLY + 3)), is_msgpack=False)) == MOST_OF_ONE_REPLY
+    assert (
+        len(pictures_in(bytearray(images(*[file()] * (MOST_OF_ONE_REPLY + 3))), is_msgpack=False)) == MOST_OF_ONE_REPLY
+    )
 
 
 @pytest.mark.parametrize("size", [(1024, 1024), (3000, 7), (1, 2000), (1, 1)])
 def test_both_sizes_are_bounded_whatever_is_drawn(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).random((3, size[1], size[0]), np.float32)
-    (one,) = pictures_in(rollout(tensor(noise)), is_msgpack=True)
+    (one,) = pictures_in(bytearray(rollout(tensor(noise))), is_msgpack=True)
     assert (one.width, one.height) == size
     assert len(one.small) <= SMALL_BYTES
     assert len(one.large) <= LARGE_BYTES
@@ -147,7 +151,7 @@ def test_nothing_that_is_written_beside_the_pixels_is_kept() -> None:
     told.add_text("parameters", "a secret prompt")
     for data in (file(pnginfo=told), file(kind="JPEG", comment=b"a secret prompt", icc_profile=b"a secret prompt")):
         assert b"secret" in data
-        (one,) = pictures_in(images(data), is_msgpack=False)
+        (one,) = pictures_in(bytearray(images(data)), is_msgpack=False)
         assert b"secret" not in one.small + one.large
 
 
@@ -168,12 +172,12 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_an_image_that_is_too_large_is_refused_unread(width: int, height: int) -> None:
     with pytest.raises(Exception, match=r"pixels|exceeds limit"):
-        pictures_in(images(bomb(width, height)), is_msgpack=False)
+        pictures_in(bytearray(images(bomb(width, height))), is_msgpack=False)
 
 
 def test_the_largest_that_is_read_is_as_large_as_it_says() -> None:
     with pytest.raises(OSError, match="truncated"):
-        pictures_in(images(bomb(MAX_PIXELS // 4096, 4096)), is_msgpack=False)
+        pictures_in(bytearray(images(bomb(MAX_PIXELS // 4096, 4096))), is_msgpack=False)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +189,8 @@ def test_the_largest_that_is_read_is_as_large_as_it_says() -> None:
         (images(file(kind="BMP")), False, "cannot identify"),
         (b'{"data": [{"b64_json": "%%%"}]}', False, "base64"),
         (b'{"data": [{"b64_json": "AAA"}]}', False, "padding"),
-        (b"\xff", True, "type header"),
-        (msgpack.packb({"no": "list"}), True, "type header"),
+        (b"\xff", True, "value where array"),
+        (msgpack.packb({"no": "list"}), True, "map where array"),
         (rollout({"shape": [3, 8, 8]}), True, "bytes are wanted"),
         (rollout(tensor(np.zeros((3, 8), np.float32))), True, "not enough values"),
         (rollout(tensor(np.zeros((5, 8, 8), np.float32))), True, "Cannot handle"),
@@ -196,7 +200,7 @@ def test_the_largest_that_is_read_is_as_large_as_it_says() -> None:
 )
 def test_what_is_no_image_is_an_error_of_the_reader_alone(reply: bytes, is_msgpack: bool, why: str) -> None:
     with pytest.raises(Exception, match=why):
-        pictures_in(reply, is_msgpack=is_msgpack)
+        pictures_in(bytearray(reply), is_msgpack=is_msgpack)
 
 
 @settings(max_examples=200, deadline=None)
@@ -207,7 +211,7 @@ def test_no_bytes_do_worse_than_an_error(noise: bytes, at: int, is_msgpack: bool
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = pictures_in(reply, is_msgpack=is_msgpack)
+            found = pictures_in(bytearray(reply), is_msgpack=is_msgpack)
     except Exception:  # noqa: BLE001 - it may refuse by any
         return
     assert len(found) <= MOST_OF_ONE_REPLY

@@ -17,7 +17,7 @@ import structlog
 
 from sglang_diffusion_routing.core.work import Lease
 from sglang_diffusion_routing.core.worker import WorkerId
-from sglang_diffusion_routing.http1.chunks import decoded
+from sglang_diffusion_routing.http1.chunks import ChunkedBody
 from sglang_diffusion_routing.runtime.pictures import Picture, pictures_in
 from sglang_diffusion_routing.tasks import Tasks
 
@@ -97,11 +97,19 @@ class Collected:
             self._spans.clear()
         end(self, whole)
 
-    def body(self) -> bytes:
-        """Give all of it, once."""
-        raw = b"".join(self._spans)
+    def body(self) -> bytearray:
+        """Give all of it, once; put together in a thread, span by span, so that the loop is not held up."""
+        whole = bytearray()
+        chunks = ChunkedBody([]) if self._is_chunked else None
+        for span in self._spans:
+            if chunks is None or chunks.payload is None:
+                whole += span
+            else:
+                chunks.feed(span)
+                whole += b"".join(chunks.payload)
+                chunks.payload.clear()
         self._spans.clear()
-        return decoded(raw) if self._is_chunked else raw
+        return whole
 
 
 class Gallery:

@@ -1,7 +1,8 @@
 """Find the images in the beginning of a reply, and make them small.
 
 Whatever a worker sends may be malformed, or made to do harm: only three formats are read, of a size that is checked
-before a pixel is, and what comes out are pixels alone, without anything that was written beside them.
+before a pixel is, and what comes out are pixels alone, without anything that was written beside them. All this is done
+in a thread, and in steps of at most a few milliseconds between which the event loop can have the interpreter.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
-import msgpack
 import numpy as np
 from PIL import Image
 
 from sglang_diffusion_routing.client.tensors import Tensor, from_packed
+from sglang_diffusion_routing.runtime.packed import CutOff, Packed
 
 MOST_OF_ONE_REPLY = 4
 MAX_PIXELS = 2**24
@@ -51,7 +53,7 @@ class Picture:
     large: bytes
 
 
-def pictures_in(reply: bytes, *, is_msgpack: bool) -> list[Picture]:
+def pictures_in(reply: bytearray, *, is_msgpack: bool) -> list[Picture]:
     """Give the first images of a reply, of which the beginning is enough; none where it has none, or only their URLs.
 
     Args:
@@ -89,9 +91,9 @@ def _file(image: Image.Image, side: int, limit_bytes: int) -> bytes:
 # Files in JSON.
 
 
-def _of_json(reply: bytes) -> Iterator[tuple[Image.Image, Size]]:
+def _of_json(reply: bytearray) -> Iterator[tuple[Image.Image, Size]]:
     for encoded in _strings_of(reply):
-        image = Image.open(io.BytesIO(_decoded(encoded)), formats=_FORMATS)
+        image = Image.open(_decoded(encoded), formats=_FORMATS)
         yield image, _checked(image.size)
 
 
@@ -107,7 +109,7 @@ def _checked(size: Size) -> Size:
     return size
 
 
-def _strings_of(reply: bytes) -> Iterator[memoryview]:
+def _strings_of(reply: bytearray) -> Iterator[memoryview]:
     """Give the strings that hold files, as far as they are whole.
 
     They are searched for, not parsed: reading megabytes as JSON would hold the interpreter for as long. Within another
@@ -127,35 +129,37 @@ def _strings_of(reply: bytes) -> Iterator[memoryview]:
             at = reply.find(name, begin)
 
 
-def _after_blanks(reply: bytes, at: int) -> int:
+def _after_blanks(reply: bytearray, at: int) -> int:
     while reply[at : at + 1] and reply[at] in _BLANKS:
         at += 1
     return at
 
 
-def _decoded(encoded: memoryview) -> bytes:
-    steps = range(0, len(encoded), _BASE64_STEP)
-    return b"".join(binascii.a2b_base64(encoded[at : at + _BASE64_STEP], strict_mode=True) for at in steps)
+def _decoded(encoded: memoryview) -> io.BytesIO:
+    file = io.BytesIO()
+    for at in range(0, len(encoded), _BASE64_STEP):
+        file.write(binascii.a2b_base64(encoded[at : at + _BASE64_STEP], strict_mode=True))
+    file.seek(0)
+    return file
 
 
 # Tensors in msgpack.
 
 
-def _of_rollout(reply: bytes) -> Iterator[tuple[Image.Image, Size]]:
+def _of_rollout(reply: bytearray) -> Iterator[tuple[Image.Image, Size]]:
     """Give an image of each sample, as far as they are whole; nothing else in a sample is looked at."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(reply))
-    unpacker.feed(reply)
+    packed = Packed(memoryview(reply))
     try:
-        for sample in range(unpacker.read_array_header()):
-            for _ in range(unpacker.read_map_header()):
-                if unpacker.unpack() != _OUTPUT:
-                    unpacker.skip()
-                    continue
-                output = unpacker.unpack()
-                if output is not None:
-                    yield _of_tensor(from_packed(output, f"[{sample}].{_OUTPUT}"))
-    except msgpack.OutOfData:
+        for number, sample in enumerate(packed.entries(0)):
+            for name, at in packed.members(sample):
+                if name == _OUTPUT and not packed.is_null(at):
+                    yield _of_tensor(from_packed(_tensor_at(packed, at), f"[{number}].{_OUTPUT}"))
+    except CutOff:
         return
+
+
+def _tensor_at(packed: Packed, at: int) -> dict[str, Any]:
+    return {name: packed.payload(at) if name == "data" else packed.short(at) for name, at in packed.members(at)}
 
 
 def _of_tensor(tensor: Tensor) -> tuple[Image.Image, Size]:
