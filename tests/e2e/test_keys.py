@@ -223,3 +223,18 @@ def test_keys_that_cannot_be_stop_the_start_without_being_shown(flags: list[str]
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr.splitlines()[-1] == f"sglang-d-router: {sentence}"
     assert "s3cret" not in told.stderr
+
+
+def test_a_router_with_nothing_to_read_again_ends_with_its_terminal() -> None:
+    with RouterProcess([]) as router:
+        router.signal(signal.SIGHUP)
+        assert router.wait() == -signal.SIGHUP
+
+
+def test_a_router_goes_on_at_a_hangup_for_its_audit_log_alone(tmp_path: Path) -> None:
+    with RouterProcess([], "--audit-log", str(tmp_path / "audit")) as router:
+        (tmp_path / "audit").unlink()
+        router.signal(signal.SIGHUP)
+        eventually((tmp_path / "audit").exists, lambda is_there: is_there)
+        assert ask(router.port, request(b"POST", b"/pause_generation", body=b"{}")).status == 200
+        eventually((tmp_path / "audit").read_text, lambda text: '"key": "none"' in text)
