@@ -113,6 +113,8 @@ def test_it_ends_in_order_and_starts_again_at_its_port(router: RouterProcess) ->
     router.start()
     assert (router.url, router.is_running()) == (url, True)
     assert router.pid != first
+    with pytest.raises(RuntimeError, match="runs already"):
+        router.start()
 
 
 @pytest.mark.e2e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,27 @@ def test_a_job_has_a_router_on_the_node_that_it_names(job: Job, worker: SimInThr
     assert job.do("rollout", [1, 2, 3]) == [2, 2, 2]
     job.do("stop")
     assert not is_running(placed["pid"])
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
+def test_what_the_page_prints_runs(cluster: RayCluster, worker: SimInThread) -> None:
+    page = (TESTS.parent / "docs" / "integrations.md").read_text(encoding="utf-8")
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "import start_router" in block]
+    code = code.replace("ray.init()", f"ray.init({cluster.address!r}, log_to_driver=False)")
+    with SimInThread(SimSettings()) as other:
+        code = code.replace("http://10.0.0.5:10090", worker.url).replace("http://10.0.0.6:10090", other.url)
+        code = code.replace("seed=7", "seed=7, width=64, height=64, num_inference_steps=1")
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=120.0,
+            env={**os.environ, "PYTHONPATH": str(SOURCES), "RAY_USAGE_STATS_ENABLED": "0"},
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert "Sample(" in ran.stdout
 
 
 @pytest.mark.e2e

@@ -52,7 +52,6 @@ class RouterProcess:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread()
-        self._listening = threading.Event()
         self._address: tuple[str, str, int] | None = None
         self.settings: Settings = serving.read(settings)
 
@@ -95,7 +94,10 @@ class RouterProcess:
 
         Raises:
             RouterFailed: it ended, or did not listen within `within_s`.
+            RuntimeError: it runs already.
         """
+        if self.is_running():
+            raise RuntimeError("the router runs already")
         given = self._given if self._address is None else {**self._given, "port": self.port}
         with ExitStack() as stack:
             log = None if self._log is None else stack.enter_context(self._log.open("ab"))
@@ -108,15 +110,15 @@ class RouterProcess:
                 env={**os.environ, "PYTHONPATH": _search_path()},
             )
         self._process = process
-        self._listening.clear()
-        self._reader = threading.Thread(target=self._read, args=(process,), name="router-output", daemon=True)
+        listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(process, listening), name="router-output", daemon=True)
         self._reader.start()
         assert process.stdin is not None
         # The pipe stays open: its end is the end of the router.
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(given).encode() + b"\n")
             process.stdin.flush()
-        self._await_listening(process, within_s)
+        self._await_listening(process, listening, within_s)
 
     def wait(self) -> int:
         """Wait for its end and give the exit status."""
@@ -149,8 +151,8 @@ class RouterProcess:
             raise RuntimeError("the router has not been started")
         return self._address
 
-    def _await_listening(self, process: "subprocess.Popen[bytes]", within_s: float) -> None:
-        if self._listening.wait(within_s) and process.poll() is None:
+    def _await_listening(self, process: "subprocess.Popen[bytes]", listening: threading.Event, within_s: float) -> None:
+        if listening.wait(within_s) and process.poll() is None:
             return
         if process.poll() is None:
             self.stop()
@@ -160,20 +162,20 @@ class RouterProcess:
         status = process.returncode
         raise RouterFailed(f"the router ended with status {status} before it listened; what it said is {said}")
 
-    def _read(self, process: "subprocess.Popen[bytes]") -> None:
+    def _read(self, process: "subprocess.Popen[bytes]", listening: threading.Event) -> None:
         """Take what it says, to its end: a pipe that nobody empties would stop it some day."""
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
-                if listening := _LISTENING.search(line):
-                    scheme, host, port = listening.groups()
+                if found := _LISTENING.search(line):
+                    scheme, host, port = found.groups()
                     self._address = (scheme.decode(), host.decode(), int(port))
-                    self._listening.set()
+                    listening.set()
         process.wait()
         assert process.stdin is not None
         with suppress(BrokenPipeError):
             process.stdin.close()
-        self._listening.set()
+        listening.set()
 
 
 @contextmanager
