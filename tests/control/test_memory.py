@@ -12,6 +12,7 @@ from sglang_diffusion_routing.core.work import WorkSpec
 from sglang_diffusion_routing.errors import NoEligibleWorker
 from sglang_diffusion_routing.schemas import FanOutReply, FanOutRow, SkippedRow
 from support.fleet import RecordingFleet
+from support.recorded import Recorded
 
 pytestmark = pytest.mark.core
 A, B = "http://a:1", "http://b:1"
@@ -102,3 +103,22 @@ async def test_what_never_ends_is_reported_as_lost() -> None:
     a = fleet.join(A)
     reply = await Memory(fleet, drain_limit_s=0.01, call_limit_s=0.01).release([a])
     assert reply.results == [row(A, {"error": "not done within 0.03 s"}, 502)]
+
+
+async def test_sleep_and_wake_are_spans_that_say_how_many_did_it(fleet: Sleepers) -> None:
+    recorded = Recorded()
+    a, b = fleet.join(A), fleet.join(B)
+    asked = Memory(fleet, drain_limit_s=5.0, call_limit_s=5.0, tracer=recorded.tracer)
+    await asked.release([a, b])
+    await asked.resume([a])
+    assert recorded.said("sleep") == [({"workers": 2, "done": 2}, None)]
+    assert recorded.said("wake") == [({"workers": 1, "done": 1}, None)]
+
+
+async def test_a_sleep_that_not_all_come_to_is_one_that_failed(fleet: Sleepers) -> None:
+    recorded = Recorded()
+    a, b = fleet.join(A), fleet.join(B)
+    fleet.run_command = fleet.commands.append
+    asked = Memory(fleet, drain_limit_s=0.01, call_limit_s=0.01, tracer=recorded.tracer)
+    await asked.release([a, b])
+    assert recorded.said("sleep") == [({"workers": 2, "done": 0}, "not_all_done")]

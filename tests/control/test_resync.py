@@ -12,6 +12,7 @@ from sglang_diffusion_routing.core.weights import Unversioned
 from sglang_diffusion_routing.core.worker import Worker, WorkerUrl
 from support.engines import GROUP, LOST, REFUSED, Engines, refit, restart, settle
 from support.fleet import RecordingFleet
+from support.recorded import Recorded
 
 pytestmark = pytest.mark.core
 
@@ -26,7 +27,15 @@ class World:
         self.fleet = RecordingFleet()
         self.api = Engines(gives={V1: "t-of-v1-and-more", V2: "t-of-v2-and-more"})
         self.baselines = Baselines(self.fleet, self.api, call_limit_s=5.0)
-        self.resyncer = Resyncer(self.fleet, self.api, self.baselines, call_limit_s=5.0, max_reply_bytes=4096)
+        self.recorded = Recorded()
+        self.resyncer = Resyncer(
+            self.fleet,
+            self.api,
+            self.baselines,
+            call_limit_s=5.0,
+            max_reply_bytes=4096,
+            tracer=self.recorded.tracer,
+        )
         self.one, self.other = self.fleet.join(A), self.fleet.join(B)
 
     def refit(self, kind: StepKind = StepKind.SET_LORA, *, known: bool = True) -> None:
@@ -61,6 +70,8 @@ async def test_missed_refits_are_sent_in_order_and_proven(world: World) -> None:
     assert world.api.sent == [(B, "/update_weights_from_disk", V1), (B, "/v1/set_lora", V2)]
     assert world.api.asked == [B, B]
     assert world.resyncer.outcomes == {"checked": 0, "replayed": 1, "refused": 0, "lost": 0}
+    said = {"worker": B, "weight_version": "v2", "outcome": "replayed", "sent": 2}
+    assert world.recorded.said("resync") == [(said, None)]
 
 
 async def test_the_right_weights_are_left_alone(world: World) -> None:
@@ -236,3 +247,11 @@ async def test_a_look_that_tells_nothing_is_not_reported(world: World) -> None:
     world.api.sums[B] = None
     await world.resyncer.check(world.other)
     assert [event for event in world.fleet.events[len(before) :] if isinstance(event, WeightsChecked)] == []
+
+
+async def test_one_that_does_not_succeed_is_a_span_that_failed(world: World) -> None:
+    world.refit()
+    world.api.answers[V1] = REFUSED
+    verdict = await world.resyncer.update(world.restart())
+    assert verdict.answer.ended is Ended.REFUSED
+    assert [error for _, error in world.recorded.said("resync")] == ["refused"]

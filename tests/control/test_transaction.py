@@ -359,3 +359,40 @@ async def test_a_worker_that_missed_the_second_refit_to_one_version_is_not_taken
         await world.run("v1", content=b'{"model_path":"another"}')
         assert (world.weights()["a"], serving(world)) == (("v1", "current"), {"a"})
         assert world.weights()["b"][1] != "current"
+
+
+async def test_it_is_a_span_with_one_for_each_worker() -> None:
+    async with refit_world("a", "b") as world:
+        world.loads.answers = {"b": [REFUSED]}
+        await world.run("v1")
+        (said, error) = world.recorded.said("refit")[0]
+        refit_id = said.pop("refit")
+        assert (said, error) == (
+            {
+                "route": "/update_weights_from_disk",
+                "mode": "drain",
+                "weight_version": "v1",
+                "workers": 2,
+                "updated": 1,
+            },
+            "not_all_updated",
+        )
+        assert refit_id == world.shows().id
+        each = sorted(world.recorded.said("refit_worker"), key=lambda one: str(one[0]["worker"]))
+        assert each == [
+            ({"worker": "http://a:1", "outcome": "done"}, None),
+            ({"worker": "http://b:1", "outcome": "refused"}, "refused"),
+        ]
+        (whole,) = [span for span in world.recorded.spans if span.name == "refit"]
+        assert {span.parent for span in world.recorded.spans if span is not whole} == {whole.context}
+
+
+async def test_a_refit_that_the_router_s_end_breaks_off_is_a_span_that_failed() -> None:
+    async with refit_world("a") as world:
+        world.loads.hold("a")
+        refit = world.run("v1")
+        await world.until_called("a")
+        await world.refitter.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await refit
+        assert [error for _, error in world.recorded.said("refit")] == ["CancelledError"]

@@ -81,3 +81,20 @@ def test_what_is_late_may_be_tried_elsewhere_too() -> None:
 def test_only_failures_of_workers_can_be_tried_elsewhere(value: object) -> None:
     with pytest.raises(ValidationError, match="retry_on"):
         Settings.model_validate({"retry_on": value})
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4318", "https://collector", "http://[::1]:4318/otlp", None])
+def test_a_collector_is_an_address(url: str | None) -> None:
+    assert Settings(otlp_endpoint=url).otlp_endpoint == url
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:4318", "grpc://c:4317", "http://", "http://c:99999", "http://c:0", "c"])
+def test_what_is_no_address_of_a_collector_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="must be the address of a collector"):
+        Settings(otlp_endpoint=url)
+
+
+def test_the_key_of_a_collector_is_not_part_of_its_address() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings(otlp_endpoint="http://me:s3cret@c:4318")
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in str(raised.value)

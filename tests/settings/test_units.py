@@ -173,3 +173,14 @@ def test_what_is_no_key_is_refused_without_being_shown(value: object) -> None:
         units.read_keys(value)
     assert "s3cr" not in str(caught.value)
     assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "percent"), [("100", 100), (0.5, 0.5), ("0.5", 0.5), (0, 0)])
+def test_a_percentage_may_have_a_fraction(text: object, percent: float) -> None:
+    assert units.read_percent(text) == percent
+
+
+@pytest.mark.parametrize("text", ["half", "50%", "", None, True, "nan"])
+def test_what_is_no_percentage_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a number from 0 to 100"):
+        units.read_percent(text)

@@ -28,6 +28,7 @@ from sglang_diffusion_routing.runtime.effects import Effects
 from sglang_diffusion_routing.schemas import FanOutReply, RefitView
 from sglang_diffusion_routing.store import SavedRefit
 from support.fleet import RecordingFleet
+from support.recorded import Recorded
 from support.running import eventually
 
 DONE = Answer(Ended.SUCCEEDED, 200, {"success": True, "message": "loaded"})
@@ -113,6 +114,7 @@ class RefitWorld:
     shelf: Shelf
     refitter: Refitter
     brackets: Brackets
+    recorded: Recorded
     leases: dict[str, Lease] = field(default_factory=dict)
 
     def join(self, *hosts: str, group: str | None = None) -> list[Worker]:
@@ -241,7 +243,16 @@ async def refit_world(
     """Build a world with these workers, which have begun to serve."""
     fleet, loads, shelf = RecordingFleet(resync=resync), Loads(), Shelf()
     baselines = Baselines(fleet, loads, call_limit_s=call_limit_s)
-    refitter = Refitter(fleet, loads, baselines, call_limit_s=call_limit_s, max_reply_bytes=4096, shelf=shelf)
+    recorded = Recorded()
+    refitter = Refitter(
+        fleet,
+        loads,
+        baselines,
+        call_limit_s=call_limit_s,
+        max_reply_bytes=4096,
+        shelf=shelf,
+        tracer=recorded.tracer,
+    )
     resyncer = Resyncer(fleet, loads, baselines, call_limit_s=call_limit_s, max_reply_bytes=4096)
     prober = Prober(fleet, loads, interval_s=10.0, timeout_s=2.0, rng=random.Random(0))
     sentinels = Sentinels(fleet.apply, lambda worker_id, before_s: 0, connect_timeout_s=2.0)
@@ -255,7 +266,7 @@ async def refit_world(
             fleet.apply(SentinelOpened(command.worker_id, command.incarnation))
 
     fleet.run_command = run_command
-    world = RefitWorld(fleet, loads, shelf, refitter, Brackets(refitter, part_limit_s=part_limit_s))
+    world = RefitWorld(fleet, loads, shelf, refitter, Brackets(refitter, part_limit_s=part_limit_s), recorded)
     world.join(*hosts)
     try:
         yield world
