@@ -31,7 +31,7 @@ FOREIGN_FLAGS = {
     "Slurm": {"--array", "--exact", "--gpus", "--gpus-per-node", "--gpus-per-task", "--no-kill", "--nodes", "--signal"},
     "the SGLang model gateway": {
         "--health-check-interval-secs", "--health-failure-threshold", "--max-concurrent-requests", "--queue-size",
-        "--queue-timeout-secs", "--request-timeout-secs", "--retry-max-retries",
+        "--queue-timeout-secs", "--request-timeout-secs", "--retry-max-retries", "--service-discovery",
     },
     "curl": {"--compressed", "--insecure", "--cacert"},
     "miles": {"--sglang-router-ip", "--sglang-router-port", "--use-miles-router"},
