@@ -16,6 +16,7 @@ from sglang_diffusion_routing.sim.process import SimProcess
 from sglang_diffusion_routing.sim.weights import write_checkpoint
 from support.browser import CHROMIUM, Browser
 from support.deadlines import eventually
+from support.launching import launcher_file, marked
 from support.raw_worker import answering, reply, serving
 from support.router import RouterProcess
 
@@ -223,6 +224,18 @@ def test_a_router_with_keys_is_seen_and_steered_with_them(started: Browser, work
         # Whoever has no key has none of it, by its address either.
         name = started.run("document.querySelector('#images button').dataset.name")
         assert httpx2.get(f"http://127.0.0.1:{router.port}/dashboard/thumbnails/{name}").status_code == 401
+
+
+def test_a_worker_that_the_router_has_started_is_restarted(started: Browser, tmp_path: Path) -> None:
+    with marked() as mark:
+        file = launcher_file(tmp_path, worker_env=mark.env)
+        with RouterProcess((), "--launcher-config", str(file)) as router:
+            started.open(f"http://127.0.0.1:{router.port}/dashboard")
+            until(started, "#workers", "active")
+            started.click("[data-action='restart']")
+            confirm(started)
+            until(started, "#notes", "done: restart")
+            eventually(lambda: router.get("/workers")["workers"][0]["launcher"]["restarts"], lambda count: count == 1)
 
 
 async def test_what_comes_from_workers_is_text(started: Browser) -> None:
