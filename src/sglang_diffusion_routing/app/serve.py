@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from sglang_diffusion_routing.app import progress
+from sglang_diffusion_routing.app import exposure, progress
 from sglang_diffusion_routing.app.open_files import raise_open_files_limit
 from sglang_diffusion_routing.app.wiring import App, build
 from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable, WorkersNotReady
@@ -75,7 +75,10 @@ async def _serve(settings: Settings) -> int:
         sys.stdout.write(f"sglang-d-router listening on {scheme}://{_shown(settings.host)}:{app.port}\n")
         if app.admin_port is not None:
             sys.stdout.write(f"sglang-d-router control on {scheme}://{_shown(settings.admin_host)}:{app.admin_port}\n")
+        sys.stdout.write("".join(f"{line}\n" for line in exposure.statement(settings)))
         sys.stdout.flush()
+        if exposure.is_control_open(settings):
+            _log.warning("control_is_open", to="whoever reaches the port", close="--admin-key-file or --admin-port")
     await signals.first.wait()
     await _stop(app, signals)
     return 0
