@@ -5,6 +5,7 @@ import pytest
 from sglang_diffusion_routing import cli
 from sglang_diffusion_routing.cli import remote
 from sglang_diffusion_routing.sim.in_thread import SimInThread
+from support.running import running
 from support.shell import Shell
 
 pytestmark = pytest.mark.loopback
@@ -56,3 +57,21 @@ def test_a_bad_flag_is_2_and_one_sentence(words: list[str], sentence: str, capsy
 async def test_the_flag_wins_over_the_environment(shell: Shell, workers: list[SimInThread]) -> None:
     # A worker is no router, and knows no such list.
     assert (await shell.run("workers", "list", "--url", workers[0].url)).status == 4
+
+
+async def test_who_has_no_key_is_told_where_commands_take_it_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(api_key=["user"], admin_key=["boss"]) as router:
+        shell = Shell(str(router.client.base_url), capsys, monkeypatch)
+        nobody, doctor = await shell.run("weights"), await shell.run("doctor")
+        monkeypatch.setenv("SGLANG_D_ROUTER_API_KEY", "user")
+        user, look = await shell.run("pause"), await shell.run("weights")
+        monkeypatch.setenv("SGLANG_D_ROUTER_ADMIN_KEY", "boss")
+        boss = await shell.run("pause")
+    assert (nobody.status, user.status, look.status, boss.status) == (4, 4, 0, 0)
+    assert nobody.err.endswith("; set $SGLANG_D_ROUTER_API_KEY, or $SGLANG_D_ROUTER_ADMIN_KEY\n")
+    assert user.err.endswith("; set $SGLANG_D_ROUTER_ADMIN_KEY\n")
+    assert doctor.status == 1
+    assert "wants a key" in doctor.out
+    assert "    set $SGLANG_D_ROUTER_API_KEY, or $SGLANG_D_ROUTER_ADMIN_KEY\n" in doctor.out

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sglang_diffusion_routing.cli.parser import PROGRAM, Parser
 from sglang_diffusion_routing.cli.remote import doctor, fleet, looks, queue, top, workers
-from sglang_diffusion_routing.cli.remote.options import add_common, cause, connect
+from sglang_diffusion_routing.cli.remote.options import add_common, cause, connect, key_wanted
 from sglang_diffusion_routing.cli.remote.screen import Screen, printable
 from sglang_diffusion_routing.client import Client, ClientError, Refused, Unreachable
 
@@ -71,7 +71,8 @@ def run(name: str, argv: Sequence[str]) -> int:
         except Unreachable as error:
             return _failed(f"no answer from {client.url}: {cause(error)}", "unreachable", UNREACHABLE, screen)
         except Refused as error:
-            return _failed(str(error), error.code, REFUSED, screen)
+            wanted = key_wanted(error)
+            return _failed(f"{error}; {wanted}" if wanted else str(error), error.code, REFUSED, screen)
         except ClientError as error:
             return _failed(str(error), "failed", FAILED, screen)
 

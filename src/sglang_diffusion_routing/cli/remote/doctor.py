@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sglang_diffusion_routing import __version__
-from sglang_diffusion_routing.cli.remote.options import cause
+from sglang_diffusion_routing.cli.remote.options import cause, key_wanted
 from sglang_diffusion_routing.cli.remote.screen import Screen
 from sglang_diffusion_routing.client import Client, ClientError, Refused
 
@@ -73,6 +73,9 @@ def _look(client: Client, *, keep_alive: bool) -> Iterator[Finding]:
     try:
         info = client.get("/router_info")
     except Refused as error:
+        if wanted := key_wanted(error):
+            yield Finding("fault", "router", f"{client.url} wants a key: {error}", wanted)
+            return
         yield Finding(
             "fault", "router", f"{client.url} answers, but not as a router: {error}", "is that the address of a worker?"
         )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sglang_diffusion_routing.client import Client, ClientError, Retry
+from sglang_diffusion_routing.client import Client, ClientError, Refused, Retry
 from sglang_diffusion_routing.client.settings import DEFAULT_URL
 from sglang_diffusion_routing.errors import BadSetting
 
@@ -75,6 +75,13 @@ def cause(error: ClientError) -> str:
     if reason is None:
         return str(error)
     return re.sub(r"^\[Errno -?\d+\] ", "", str(reason)) or type(reason).__name__
+
+
+def key_wanted(error: Refused) -> str:
+    """Say from where a command takes the key that the router asks for; empty if it asks for none."""
+    if error.code in {"key_missing", "key_unknown"}:
+        return f"set ${API_KEY}, or ${ADMIN_KEY}"
+    return f"set ${ADMIN_KEY}" if error.code == "admin_key_needed" else ""
 
 
 def _seconds(text: str) -> float:
