@@ -81,7 +81,7 @@ def test_curl_is_served_when_it_knows_the_authority(served: Served) -> None:
             "-sS",
             "--cacert",
             served.authority.ca,
-            "--data",
+            "--json",
             body,
             "-w",
             " %{http_code} %{http_version}",
