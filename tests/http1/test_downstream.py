@@ -297,6 +297,17 @@ class TestRefusals:
         _, fields, _ = await refusal(client)
         assert fields[b"x-request-id"] == b"r-1"
 
+    async def test_one_that_nobody_dealt_with_has_the_client_s_or_a_fresh_one(self, listener: Listener) -> None:
+        client = await listener.connect()
+        listener.refuses_with = NoRoutableWorker({})
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: r-1\r\n\r\n")
+        assert (await refusal(client))[1][b"x-request-id"] == b"r-1"
+        fresh = set()
+        for request in (GET % 1, GET % 2, b"no request\r\n\r\n"):
+            await client.send(request)
+            fresh.add((await refusal(client))[1][b"x-request-id"])
+        assert [len(each) for each in fresh] == [32, 32, 32]
+
 
 class TestEnd:
     @pytest.mark.parametrize(

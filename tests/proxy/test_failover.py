@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from http1.peers import Peer, eventually, settled, soon, turns
 from proxy.steps import ASLEEP, SCHEDULER_DIED, SERVER_ERROR, UNAVAILABLE, UnreachableWorker, code, started
@@ -853,3 +854,42 @@ class TestSpooled:
             assert (await soon(serving)).endswith(body)
             await peer.send(sized())
             assert (await reply(client))[0] == 200
+
+
+class TestLines:
+    """What went wrong with a request is in the log, by the id that its client has."""
+
+    async def test_another_try_is_told_and_a_failure_is_a_warning(self, two: World) -> None:
+        with capture_logs() as lines:
+            client, peer, number = await started(two, post(b"/rollout/generate", b"{}", b"X-Request-Id: r-1"))
+            await peer.drop()
+            other = await two.accept()
+            await serve(other)
+            await other.drop()
+            status, fields, _ = await reply(client)
+        assert (status, fields[b"x-request-id"]) == (502, b"r-1")
+        first, second = (str(two.workers[one].url) for one in (number, 1 - number))
+        tried, failed, _ = [line for line in lines if line.get("request_id") == "r-1"]
+        assert (tried["event"], tried["log_level"], tried["worker"]) == ("request_tried_elsewhere", "info", first)
+        assert (failed["event"], failed["log_level"], failed["code"]) == ("request_failed", "warning", "upstream_died")
+        assert first in failed["why"]
+        assert second in failed["why"]
+
+    async def test_a_reply_that_breaks_off_is_a_warning(self, one: World) -> None:
+        with capture_logs() as lines:
+            client, peer, _ = await started(one, post(b"/rollout/generate", b"{}", b"X-Request-Id: r-1"))
+            await peer.send(sized(b"0123456789")[:-5])
+            await client.read_head()
+            await peer.drop()
+            await one.released((0, Result.DIED, 200))
+        (line,) = [line for line in lines if line.get("request_id") == "r-1"]
+        assert (line["event"], line["log_level"]) == ("reply_broken_off", "warning")
+        assert str(one.workers[0].url) in line["why"]
+
+    async def test_a_refusal_is_for_who_looks_closely(self) -> None:
+        async with world(0) as none:
+            with capture_logs() as lines:
+                client = await none.ask(post(b"/rollout/generate", b"{}", b"X-Request-Id: r-1"))
+                assert (await reply(client))[0] == 503
+        (line,) = [line for line in lines if line.get("request_id") == "r-1"]
+        assert (line["event"], line["log_level"], line["status"]) == ("request_refused", "debug", 503)

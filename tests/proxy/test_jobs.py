@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from http1.peers import eventually, soon, turns
 from proxy.world import Jobs as Asked
@@ -258,8 +259,12 @@ class TestEnds:
     async def test_a_lost_worker_loses_its_jobs(self, scene: Scene) -> None:
         for name in ("v1", "v2"):
             scene.watch(name)
-        scene.fleet.apply(ev.WorkerDied(WORKER, scene.worker.incarnation, "gone"))
+        with capture_logs() as lines:
+            scene.fleet.apply(ev.WorkerDied(WORKER, scene.worker.incarnation, "gone"))
         await scene.ended(Result.DIED, Result.DIED)
+        lost = [line for line in lines if line["event"] == "job_lost"]
+        told = [(line["log_level"], line["kind"], line["job"], line["worker"], line["why"]) for line in lost]
+        assert told == [("warning", "videos", name, WORKER, "gone") for name in ("v1", "v2")]
 
     async def test_a_drain_waits_for_jobs(self, scene: Scene) -> None:
         lease = scene.watch("v1")

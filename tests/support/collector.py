@@ -70,7 +70,10 @@ class Collector:
         self._thread.start()
 
     def close(self) -> None:
+        """Be gone; safe to repeat."""
         self.may_answer.set()
+        if not self._thread.is_alive():
+            return
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
