@@ -287,6 +287,39 @@ def test_throughput_waits_and_the_queue_are_drawn(started: Browser) -> None:
         assert browser.text("#legend").split() == ["step-0", "step-1"]
 
 
+def test_versions_that_follow_each_other_have_colours_of_their_own(started: Browser) -> None:
+    now = time.time()
+    bars = [[ONE, "rollout", now - 80 + 9 * i, now - 73 + 9 * i, 0.0, f"step-{i}", "ok", 200, i] for i in range(8)]
+    with Stage(frame([worker(ONE, weight_version="step-7")], now=now, bars=bars)) as stage:
+        browser = played(started, stage)
+        says(browser, "#legend", "step-7")
+        assert browser.text("#legend").split() == [f"step-{number}" for number in range(8)]
+        colours = browser.run(
+            "[...document.querySelectorAll('#legend i')].map((patch) => getComputedStyle(patch).backgroundColor)"
+        )
+        assert len(set(colours)) == 8
+
+
+def test_what_is_kept_of_the_past_does_not_grow(started: Browser) -> None:
+    with Stage(frame([worker(ONE)])) as stage:
+        browser = played(started, stage)
+        kept = browser.run(
+            """(async () => { const { History } = await import("./dashboard/history.js"); const history = new History();
+            const row = { url: "a", display_id: "a", weight_version: "1" }; const most = []; let now = 0;
+            for (let times = 0; times < 30; times++) {
+              const bar = () => (now += 0.001, ["a", "r", now, now, 0, "1", "ok", 200, 0]);
+              const bars = Array.from({ length: 5000 }, bar);
+              const changes = [[now, `gone-${times}`, "active", "removed"]];
+              history.take({ now, bars, changes, running: [], queue: { requests: 0 } }, [row]);
+              most.push(history.count, history.bars.get("a").length);
+            }
+            history.take({ now: now + 8000, bars: [], changes: [], running: [], queue: { requests: 0 } }, [row]);
+            const { count, bars, bands, samples } = history;
+            return [Math.max(...most), count, bars.size, bands.size, samples.length]; })()"""
+        )
+        assert kept == [60_000, 0, 0, 0, 1]
+
+
 def test_256_workers_are_shown(started: Browser) -> None:
     with Stage(crowd(256)) as stage:
         browser = played(started, stage)

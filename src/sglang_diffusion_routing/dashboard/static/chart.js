@@ -35,10 +35,11 @@ export class Timeline {
     this.colours = painted("soft", "text", "line", "bad", "warn", "blue", "refit", "drain", "sleep", "out", "join");
     this.names = width > 520 && rowHeight >= 10 ? NAMES_WIDTH : 0;
     this.x = (at) => this.names + ((at - this.from) / this.spanS) * (width - this.names);
-    paint.font = `${Math.min(12, Math.max(rowHeight - 1, 8))}px system-ui, sans-serif`;
+    paint.font = "12px system-ui, sans-serif";
     paint.textBaseline = "middle";
     this.places = [];
     this.#axis(width, height);
+    paint.font = `${Math.min(12, rowHeight)}px system-ui, sans-serif`;
     rows.forEach((row, index) => this.#row(row, AXIS_HEIGHT + index * rowHeight, rowHeight));
   }
 

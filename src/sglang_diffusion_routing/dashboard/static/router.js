@@ -58,7 +58,13 @@ export class Router {
         for (const event of events) {
           const data = event.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
           if (!data.length) continue;
-          onFrame(JSON.parse(data.join("\n")));
+          const frame = JSON.parse(data.join("\n"));
+          try {
+            onFrame(frame);
+          } catch (error) {
+            // A fault of the page is none of the stream's.
+            reportError(error);
+          }
           if (!isLive) onLink("live");
           isLive = true;
         }
