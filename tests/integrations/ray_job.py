@@ -43,13 +43,16 @@ class Job:
         assert self._router is not None
         return self._router
 
-    def start(self, settings: dict[str, Any]) -> dict[str, Any]:
-        self._router = start_router(node_id=self._node_id, **settings)
+    def start(self, settings: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._router = start_router(node_id=self._node_id, options=options, **settings)
         return {"url": self.router.url, "pid": ray.get(self.router.actor.pid.remote())}
 
     def add(self, url: str) -> list[str]:
         self.router.add_workers([url])
         self.router.wait_ready(1)
+        return [worker["url"] for worker in self.router.workers()]
+
+    def workers(self) -> list[str]:
         return [worker["url"] for worker in self.router.workers()]
 
     def rollout(self, seeds: list[int]) -> list[int]:

@@ -211,6 +211,18 @@ def test_a_router_goes_with_its_actor(how: str, job: Job) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
+def test_an_actor_that_ray_starts_again_has_the_same_router(job: Job, worker: SimInThread, tmp_path: Path) -> None:
+    settings = {"port": a_free_port(), "state": str(tmp_path / "state.db")}
+    placed = job.do("start", settings, {"max_restarts": 1, "max_task_retries": -1})
+    assert job.do("add", worker.url) == [worker.url]
+    os.kill(parent_of(placed["pid"]), signal.SIGKILL)
+    assert job.do("workers") == [worker.url]
+    assert httpx2.get(f"{placed['url']}/list_workers").json() == {"urls": [worker.url]}
+    gone(placed["pid"])
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(240)
 def test_a_router_goes_with_its_job(cluster: RayCluster) -> None:
     with Job(cluster) as job:
         pid = job.do("start", {})["pid"]

@@ -38,10 +38,12 @@ class RouterActor:
     def __init__(self, settings: Mapping[str, object], start_s: float = START_S) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sglang-d-router-")
         private = {"state": str(Path(self._folder.name) / "state.db"), "resume": True}
-        own = {"host": "0.0.0.0", "port": 0, **({} if "state" in settings else private)}
+        started_again = _is_started_again()
+        kept = {"resume": True} if started_again else {}
+        own = {"host": "0.0.0.0", "port": 0, **(kept if "state" in settings else private)}
         self._start_s = start_s
         self._router = RouterProcess({**own, **settings})
-        self._router.start(start_s)
+        self._begin(patiently=started_again)
         self._restarts = 0
         self._ending = threading.Event()
         self._turn = threading.Lock()
@@ -91,6 +93,17 @@ class RouterActor:
         self._folder.cleanup()
         return status
 
+    def _begin(self, *, patiently: bool) -> None:
+        """Start the router; where this actor has had another one before, wait until that has left port and state."""
+        deadline_s = time.monotonic() + self._router.settings.shutdown_grace_s + self._start_s
+        while True:
+            try:
+                return self._router.start(self._start_s)
+            except RouterFailed:
+                if not patiently or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(RESTART_PAUSE_S)
+
     def _keep(self) -> None:
         """Start the router again whenever it has ended."""
         while True:
@@ -104,6 +117,13 @@ class RouterActor:
                 self._restarts += 1
                 with suppress(RouterFailed):
                     self._router.start(self._start_s)
+
+
+def _is_started_again() -> bool:
+    """Tell whether Ray has made this actor anew after an earlier one had died."""
+    import ray
+
+    return ray.is_initialized() and bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 @dataclass(frozen=True, slots=True)
