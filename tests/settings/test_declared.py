@@ -95,12 +95,6 @@ def test_only_text_that_may_be_off_has_a_flag_for_off() -> None:
         "--worker-cert",
         "--worker-cert-key",
         "--otlp-endpoint",
-        "--tls-cert",
-        "--tls-key",
-        "--tls-client-ca",
-        "--worker-ca",
-        "--worker-cert",
-        "--worker-cert-key",
     }
 
 
