@@ -241,9 +241,7 @@ class Refitter:
         fleet, updates = self._fleet, self.updates
         if bracket is not None:
             hold, opened = bracket.hold, bracket.open
-            return Transaction(
-                fleet, updates, plan, record, hold, limit_s=None, settled=opened, tracer=self._tracer
-            )
+            return Transaction(fleet, updates, plan, record, hold, limit_s=None, settled=opened, tracer=self._tracer)
 
         def load(worker: Worker, before: Loaded) -> Awaitable[Update]:
             return updates.make(worker, before, refit.outgoing)
