@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.client import Client, Connect
+from support.client import Client, Connect, connections
 from support.router import RouterProcess
 from support.worker import ScriptedWorker
 
@@ -39,15 +39,8 @@ def worker(module_worker: ScriptedWorker) -> Iterator[ScriptedWorker]:
 @pytest.fixture
 def connect(router: RouterProcess) -> Iterator[Connect]:
     """Open connections to the router, closed at the end of the test."""
-    clients: list[Client] = []
-
-    def opened() -> Client:
-        clients.append(Client(router.port))
-        return clients[-1]
-
-    yield opened
-    for client in clients:
-        client.close()
+    with connections(router.port) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from support.client import Client, Connect, request
 from support.deadlines import eventually_equal
-from support.router import RouterProcess
+from support.router import RouterProcess, idle
 from support.wire import chunk
 from support.worker import ScriptedWorker
 
@@ -32,25 +32,8 @@ def module_router(worker: ScriptedWorker) -> Iterator[RouterProcess]:
 @pytest.fixture
 def router(module_router: RouterProcess, worker: ScriptedWorker) -> Iterator[RouterProcess]:
     """The module's router, without a lease before and after."""
-    module_router.wait_until_idle()
-    yield module_router
-    unexpected = worker.drop_arrivals()
-    worker.hang_up()
-    assert unexpected == []
-    module_router.wait_until_idle()
-
-
-@pytest.fixture
-def connect(router: RouterProcess) -> Iterator[Connect]:
-    clients: list[Client] = []
-
-    def opened() -> Client:
-        clients.append(Client(router.port))
-        return clients[-1]
-
-    yield opened
-    for client in clients:
-        client.close()
+    with idle(module_router, worker):
+        yield module_router
 
 
 def expect_charged(router: RouterProcess, worker: ScriptedWorker, leases: int) -> None:

@@ -1,13 +1,12 @@
 """A worker and a clean loop for every test of the wire."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import structlog
 
 from http1.peers import FakeWorker, fake_worker
 from http1.relaying import Relay, relaying
+from support.clean_loop import clean_loop
 
 
 @pytest.fixture
@@ -36,13 +35,5 @@ async def pair(worker: FakeWorker, other: FakeWorker) -> AsyncIterator[Relay]:
 
 @pytest.fixture(autouse=True)
 async def _nothing_goes_wrong_unseen() -> AsyncIterator[None]:
-    """Fail when a callback or a task of the router raised, or when a task outlives its test."""
-    failures: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    before = asyncio.all_tasks()
-    with structlog.testing.capture_logs() as logs:
+    async with clean_loop():
         yield
-        left = [task for task in asyncio.all_tasks() - before - {asyncio.current_task()} if not task.done()]
-    assert failures == []
-    assert [entry for entry in logs if entry["log_level"] in {"error", "critical"}] == []
-    assert left == []

@@ -1,27 +1,18 @@
 """A clean loop for every test of the proxy."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-import structlog
 
 from proxy.steps import UnreachableWorker
 from proxy.world import World, world
+from support.clean_loop import clean_loop
 
 
 @pytest.fixture(autouse=True)
 async def _nothing_goes_wrong_unseen() -> AsyncIterator[None]:
-    """Fail when a callback or a task of the router raised, or when a task outlives its test."""
-    failures: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    before = asyncio.all_tasks()
-    with structlog.testing.capture_logs() as logs:
+    async with clean_loop():
         yield
-        left = [task for task in asyncio.all_tasks() - before - {asyncio.current_task()} if not task.done()]
-    assert failures == []
-    assert [entry for entry in logs if entry["log_level"] in {"error", "critical"}] == []
-    assert left == []
 
 
 @pytest.fixture

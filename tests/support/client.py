@@ -3,7 +3,8 @@
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -172,3 +173,19 @@ def cut_short(client: Client, method: str = "GET") -> str:
     except Ended:
         return "short"
     raise AssertionError(f"a reply that looks complete: {reply.status}, {reply.framing}, {len(reply.body)} bytes")
+
+
+@contextmanager
+def connections(port: int) -> Iterator[Connect]:
+    """Open connections to a port, all of them closed at the end."""
+    clients: list[Client] = []
+
+    def opened() -> Client:
+        clients.append(Client(port))
+        return clients[-1]
+
+    try:
+        yield opened
+    finally:
+        for client in clients:
+            client.close()

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from support.client import ask, request
 from support.deadlines import PATIENCE_S, eventually
+from support.worker import ScriptedWorker
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 LISTENING = re.compile(r"listening on https?://\S+:([0-9]+)")
@@ -170,3 +172,14 @@ class RouterProcess:
             if line.startswith(name + ":"):
                 return int(line.split()[1])
         raise AssertionError(f"no {name} in /proc/{self.pid}/status")
+
+
+@contextmanager
+def idle(router: RouterProcess, worker: ScriptedWorker) -> Iterator[None]:
+    """Begin and end without a lease; at the end no request is left that nobody received."""
+    router.wait_until_idle()
+    yield
+    unexpected = worker.drop_arrivals()
+    worker.hang_up()
+    assert unexpected == []
+    router.wait_until_idle()
