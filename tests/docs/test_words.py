@@ -25,8 +25,9 @@ pytestmark = pytest.mark.core
 FLAGS = our_flags()
 FOREIGN_FLAGS = {
     "the engine": {
-        "--adapter", "--dit-cpu-offload", "--enable-trace", "--master-port", "--model-path", "--num-gpus", "--otlp-traces-endpoint",
-        "--scheduler-port", "--served-model-name", "--sleep-on-idle", "--strict-ports", "--warmup-resolutions",
+        "--adapter", "--dit-cpu-offload", "--enable-trace", "--master-port", "--model-path", "--num-gpus",
+        "--otlp-traces-endpoint", "--scheduler-port", "--served-model-name", "--sleep-on-idle", "--strict-ports",
+        "--warmup-resolutions",
     },
     "Slurm": {"--array", "--exact", "--gpus", "--gpus-per-node", "--gpus-per-task", "--no-kill", "--nodes", "--signal"},
     "the SGLang model gateway": {
