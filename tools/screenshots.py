@@ -28,7 +28,7 @@ from support.stage import Stage, crowd
 SPEEDS = (1.0, 1.1, 0.9, 1.0, 0.3, 1.0)
 """Of the workers; the fifth is the straggler."""
 ROLLOUT: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 8}
-PROMPTS = 60
+PROMPTS = 100
 CROWD = 256
 
 

@@ -55,7 +55,8 @@ export class Timeline {
       paint.lineTo(left, height);
       paint.stroke();
       paint.fillStyle = colours.soft;
-      if (left + 52 < width) paint.fillText(clock(at), left + 3, AXIS_HEIGHT / 2 - 2);
+      const label = clock(at);
+      if (left + 6 + paint.measureText(label).width < width) paint.fillText(label, left + 3, AXIS_HEIGHT / 2 - 2);
     }
   }
 
