@@ -125,6 +125,17 @@ def test_every_route_opens_to_the_keys_that_the_table_says(method: str, target: 
     assert found == verdicts(need, keys)
 
 
+@pytest.mark.parametrize("path", sorted(path.decode() for path in routes._CONTROL_PATHS))
+def test_a_control_path_that_no_document_has_is_closed_too(path: str) -> None:
+    def needed(method: str) -> Need:
+        head = head_of(method, path)
+        return need_of(head.method, head.path, route(head.method, head.path, head.query))
+
+    reads = Need.NOTHING if path in OPEN else Need.USE
+    assert [needed(method) for method in ("GET", "HEAD", "OPTIONS")] == [reads] * 3
+    assert {needed(method) for method in ("POST", "PUT", "PATCH", "DELETE", "PROPFIND")} == {Need.CHANGE}
+
+
 def test_the_document_covers_the_control_routes() -> None:
     assert len(documented()) > 30
     assert {path for _, path, need in documented() if need is Need.NOTHING} <= {
