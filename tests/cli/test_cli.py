@@ -35,6 +35,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
         (["serve", "--port", "0"], ("serve", ["--port", "0"])),
         (["demo", "--workers", "2"], ("demo", ["--workers", "2"])),
         (["sim"], ("sim", [])),
+        (["help"], ("serve", ["--help"])),
+        (["help", "workers", "drain"], ("workers", ["drain", "--help"])),
         (["bench", "serve"], ("bench", ["serve"])),
         (["workers", "list"], ("workers", ["list"])),
         (["completion", "bash"], ("completion", ["bash"])),

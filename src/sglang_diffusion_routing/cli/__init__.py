@@ -70,6 +70,8 @@ COMMANDS: dict[str, Run] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` (by default the process's arguments) names, and give its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     try:
         if not words or words[0].startswith("-"):
             return COMMANDS["serve"](words)
