@@ -20,8 +20,8 @@ FILES = {
 # Names and errors of workers are text on the page; should one ever become markup, it can load and run nothing.
 # `blob:` is for images alone: they are fetched with the key, which a browser does not send for an address.
 POLICY = (
-    "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
-    "require-trusted-types-for 'script'"
+    "default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "object-src 'none'; require-trusted-types-for 'script'"
 )
 _HEADERS = {
     "Content-Security-Policy": POLICY,
