@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from sglang_diffusion_routing.control.prober import AT_ONCE, Prober
 from sglang_diffusion_routing.control.worker_api import WorkerApi
@@ -199,3 +200,21 @@ async def test_many_workers_are_not_probed_all_at_once() -> None:
         async with asyncio.timeout(20):
             await asyncio.gather(*(run.prober.probe(run.register(url)) for url in urls))
         assert (most, run.prober.outcomes["succeeded"]) == (AT_ONCE, AT_ONCE + 16)
+
+
+async def test_why_a_worker_does_not_answer_is_told_once_until_it_changes() -> None:
+    async with serving(answering(reply(503, b'{"error":"warming up"}'))) as url, probing() as run:
+        worker = run.register(url)
+        with capture_logs() as lines:
+            for _ in range(3):
+                await run.probe(worker)
+    expected = {"event": "probe_failed", "log_level": "info", "worker": worker.worker_id, "why": "warming up"}
+    assert [line for line in lines if line["event"] == "probe_failed"] == [expected]
+    async with probing() as run:
+        worker = run.register(url)
+        with capture_logs() as lines:
+            await run.probe(worker)
+            run.prober.forget(worker.worker_id)
+            await run.probe(worker)
+        why = f"cannot connect to {url}: connection refused"
+        assert [line["why"] for line in lines if line["event"] == "probe_failed"] == [why, why]

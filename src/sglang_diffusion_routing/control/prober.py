@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections import Counter
 
+import structlog
+
 from sglang_diffusion_routing.control.ports import Fleet
 from sglang_diffusion_routing.control.worker_api import Answer, Ended, Failure, WorkerApi
 from sglang_diffusion_routing.core.events import CapabilityLearned, ProbeFailed, ProbeSucceeded
@@ -13,6 +15,8 @@ from sglang_diffusion_routing.core.health import ProbeFailure
 from sglang_diffusion_routing.core.state import Health
 from sglang_diffusion_routing.core.worker import Worker, WorkerId
 from sglang_diffusion_routing.tasks import Tasks
+
+_log = structlog.get_logger(__name__)
 
 SCAN_S = 0.25
 """How exactly a probe keeps its time; looking at 1,000 workers takes about 0.2 ms."""
@@ -53,6 +57,7 @@ class Prober:
         self._room = asyncio.Semaphore(AT_ONCE)
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._early_s: dict[WorkerId, float] = {}
+        self._whys: dict[WorkerId, str] = {}
         self.outcomes: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -74,6 +79,7 @@ class Prober:
     def forget(self, worker_id: WorkerId) -> None:
         """A worker has been removed."""
         self._early_s.pop(worker_id, None)
+        self._whys.pop(worker_id, None)
 
     async def ask_capability(self, worker: Worker) -> None:
         """Ask a worker what it makes; one that does not say is taken to make what is unknown.
@@ -105,10 +111,15 @@ class Prober:
         worker_id, incarnation = worker.worker_id, worker.incarnation
         if failure is None:
             self.outcomes["succeeded"] += 1
+            self._whys.pop(worker_id, None)
             self._early_s[worker_id] = self._rng.uniform(0.0, self._spread_s)
             self._fleet.apply(ProbeSucceeded(worker_id, incarnation))
             return
         self.outcomes[failure.name.lower()] += 1
+        if self._whys.get(worker_id) != answer.message:
+            # The same again is no news.
+            self._whys[worker_id] = answer.message
+            _log.info("probe_failed", worker=worker_id, why=answer.message)
         self._early_s.pop(worker_id, None)
         scheduler = self._fleet.scheduler
         self._fleet.apply(
