@@ -238,3 +238,12 @@ def test_a_router_goes_on_at_a_hangup_for_its_audit_log_alone(tmp_path: Path) ->
         eventually((tmp_path / "audit").exists, lambda is_there: is_there)
         assert ask(router.port, request(b"POST", b"/pause_generation", body=b"{}")).status == 200
         eventually((tmp_path / "audit").read_text, lambda text: '"key": "none"' in text)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_under_the_audit_log_hurts_nobody() -> None:
+    with RouterProcess([], "--audit-log", "/dev/full") as router:
+        for path in (b"/pause_generation", b"/continue_generation") * 10:
+            assert ask(router.port, request(b"POST", path, body=b"{}")).status == 200
+        log = eventually(router.stderr, lambda log: "audit_log_not_written" in log)
+        assert (log.count("audit_log_not_written"), log.count("control_change")) == (1, 20)
