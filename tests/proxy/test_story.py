@@ -3,7 +3,7 @@
 import pytest
 
 from http1.peers import eventually
-from proxy.steps import ASLEEP, code, started
+from proxy.steps import ASLEEP, code, copied, started
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.core.work import Result
 from sglang_diffusion_routing.proxy.story import Stories, Story, Try
@@ -118,6 +118,18 @@ async def test_a_client_that_may_come_back_is_told_of_when_all_is_over() -> None
         assert (await reply(again))[0] == 200
         await one.released((0, Result.OK, 200))
         assert tales.told[2:] == [("given back", 1, "OK", 200), ("ended", 200, None)]
+
+
+async def test_a_failure_that_another_attempt_makes_up_for_is_none_of_the_whole() -> None:
+    tales = Tales()
+    async with world(2, hedge=True, tellers=[tales]) as two:
+        client, original, copy, number = await copied(two)
+        await original.send(b"this is no HTTP\r\n\r\n")
+        await eventually(lambda: two.in_flight()[number] == 0)
+        await copy.send(sized(b"copy"))
+        assert (await reply(client))[2] == b"copy"
+        await two.released((number, Result.DIED, 0), (1 - number, Result.OK, 200))
+        assert tales.told[3:] == [("given back", 1, "DIED", 0), ("given back", 2, "OK", 200), ("ended", 200, None)]
 
 
 async def test_what_nobody_could_deal_with_is_told_with_its_refusal() -> None:
