@@ -160,6 +160,18 @@ def test_fields_that_some_servers_take_for_the_path_count_for_nothing(guarded: R
         )
 
 
+def test_a_refusal_is_logged_by_the_id_that_its_reply_has() -> None:
+    # A router of its own: of many refusals within a minute only the first are logged.
+    with RouterProcess([], "--api-key", "data-key") as router:
+        reply = ask(router.port, request(b"GET", b"/x?secret=1"))
+        (request_id,) = reply.values(b"x-request-id")
+        (line,) = [line for line in router.stderr().splitlines() if request_id.decode() in line]
+    assert "access_refused" in line
+    assert "code=key_missing" in line
+    assert "path=/x " in line
+    assert "secret" not in line
+
+
 def test_facts_about_the_client_cannot_be_claimed(guarded: RouterProcess) -> None:
     claims = (b"x-sglang-router-key: admin:00000000", b"X-SGLang-Router-Peer: 10.0.0.1:1")
     reply = ask(guarded.port, request(b"POST", b"/pause_generation", *claims, ADMIN, body=b"{}"))

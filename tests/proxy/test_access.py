@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from sglang_diffusion_routing.api.app import document
 from sglang_diffusion_routing.api.spelling import AnySpelling
-from sglang_diffusion_routing.errors import RouterError
+from sglang_diffusion_routing.errors import HeadTimeout, KeyUnknown, QueueFull, RouterError
 from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head
 from sglang_diffusion_routing.proxy import routes
@@ -36,8 +36,8 @@ def head_of(method: str, target: str, *fields: str) -> RequestHead:
     return parse_request_head("\r\n".join(lines).encode() + b"\r\n\r\n", 16384)
 
 
-def connection(*, trusted: bool = False) -> DownstreamConnection:
-    return cast("DownstreamConnection", SimpleNamespace(trusted=trusted, peer=("192.0.2.7", 5)))
+def connection(head: RequestHead | None = None, *, trusted: bool = False) -> DownstreamConnection:
+    return cast("DownstreamConnection", SimpleNamespace(trusted=trusted, peer=("192.0.2.7", 5), head=head))
 
 
 def verdict(access: Access, head: RequestHead) -> str:
@@ -47,7 +47,7 @@ def verdict(access: Access, head: RequestHead) -> str:
         if found.kind is Kind.CONTROL:
             access.check_control(connection(), head, found)
         else:
-            access.check_work(connection(), head)
+            access.check_work(head)
     except RouterError as error:
         return error.code
     return "in"
@@ -280,7 +280,7 @@ def test_a_flood_of_refusals_fills_no_log() -> None:
     access = Access(API)
     with capture_logs() as lines:
         for _ in range(REFUSALS_SHOWN + 1000):
-            verdict(access, head_of("GET", "/secret?q=1", "x-api-key: guess", "X-Request-Id: r-1"))
+            access.note(KeyUnknown(), connection(head_of("GET", "/secret?q=1", "x-api-key: guess")), "r-1")
     assert len(lines) == REFUSALS_SHOWN
     assert lines[0] == {
         "event": "access_refused",
@@ -290,6 +290,14 @@ def test_a_flood_of_refusals_fills_no_log() -> None:
         "path": "/secret",
         "request_id": "r-1",
     }
+
+
+def test_other_refusals_are_none_of_these() -> None:
+    access = Access(API)
+    with capture_logs() as lines:
+        access.note(QueueFull(1, "requests", 1, {}), connection(head_of("GET", "/x")), "r-1")
+        access.note(HeadTimeout("it is late"), connection(), "r-1")
+    assert lines == []
 
 
 def test_a_door_stands_only_where_there_is_something_to_guard() -> None:

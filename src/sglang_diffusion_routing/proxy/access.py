@@ -41,6 +41,9 @@ QUIET_S = 60.0
 PATH_MAX_CHARS = 200
 
 
+_REFUSALS = (KeyMissing, KeyUnknown, AdminKeyNeeded, ControlElsewhere, WorkElsewhere, CrossOrigin, ForeignHost)
+
+
 class Need(Enum):
     """What a request needs of its sender."""
 
@@ -104,13 +107,9 @@ class Access:
             return False
         return keys.has_api or (need is Need.CHANGE and keys.has_admin)
 
-    def check_work(self, connection: DownstreamConnection, head: RequestHead) -> None:
+    def check_work(self, head: RequestHead) -> None:
         """Raise `KeyMissing` or `KeyUnknown` unless a request that is not for control has the key that it needs."""
-        try:
-            self._check_key(head, Need.USE)
-        except RouterError as error:
-            self._note(error, connection, head)
-            raise
+        self._check_key(head, Need.USE)
 
     def check_control(self, connection: DownstreamConnection, head: RequestHead, found: Route) -> None:
         """Raise what keeps a request from control.
@@ -119,11 +118,16 @@ class Access:
             KeyMissing, KeyUnknown, AdminKeyNeeded: it needs another key.
             CrossOrigin, ForeignHost: a browser has sent it, on behalf of a page that is none of the router's.
         """
-        try:
-            self._check_control(connection, head, need_of(head.method, head.path, found))
-        except RouterError as error:
-            self._note(error, connection, head)
-            raise
+        need = need_of(head.method, head.path, found)
+        if need is Need.NOTHING:
+            return
+        self._check_key(head, need)
+        host = (connection.trusted and head.forwarded_host) or head.host
+        # Also with a key: something in between may add one to whatever passes.
+        if need is Need.CHANGE and is_cross_origin(head, host):
+            raise CrossOrigin
+        if not self.needs_key(need) and is_foreign(host, self._own_names) and is_by_browser(head):
+            raise ForeignHost(host.decode("latin-1"))
 
     def _check_key(self, head: RequestHead, need: Need) -> None:
         if not self.needs_key(need):
@@ -138,17 +142,6 @@ class Access:
             raise KeyUnknown
         if need is Need.CHANGE and self.keys.has_admin:
             raise AdminKeyNeeded
-
-    def _check_control(self, connection: DownstreamConnection, head: RequestHead, need: Need) -> None:
-        if need is Need.NOTHING:
-            return
-        self._check_key(head, need)
-        host = (connection.trusted and head.forwarded_host) or head.host
-        # Also with a key: something in between may add one to whatever passes.
-        if need is Need.CHANGE and is_cross_origin(head, host):
-            raise CrossOrigin
-        if not self.needs_key(need) and is_foreign(host, self._own_names) and is_by_browser(head):
-            raise ForeignHost(host.decode("latin-1"))
 
     def check_place(self, head: RequestHead, found: Route, *, on_control: bool) -> None:
         """Raise `ControlElsewhere` or `WorkElsewhere` when a request came to the wrong listener."""
@@ -170,8 +163,11 @@ class Access:
                 return f"{role.value}:{shown(found[role])}"
         return "none"
 
-    def _note(self, error: RouterError, connection: DownstreamConnection, head: RequestHead) -> None:
-        """Write down that somebody was refused; a flood of refusals is written as its count."""
+    def note(self, error: RouterError, connection: DownstreamConnection, request_id: str) -> None:
+        """Write down an error reply if it is one of these rules'; a flood of them is written as its count."""
+        head = connection.head
+        if head is None or not isinstance(error, _REFUSALS):
+            return
         now_s = time.monotonic()
         if now_s - self._refused_since_s >= QUIET_S:
             if self._refused > REFUSALS_SHOWN:
@@ -180,5 +176,4 @@ class Access:
         self._refused += 1
         if self._refused <= REFUSALS_SHOWN:
             path = head.path.decode("latin-1")[:PATH_MAX_CHARS]
-            request_id = (head.request_id or b"").decode("latin-1")[:PATH_MAX_CHARS]
             _log.warning("access_refused", code=error.code, peer=connection.peer[0], path=path, request_id=request_id)

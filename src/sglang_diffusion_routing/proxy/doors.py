@@ -79,5 +79,5 @@ class Door(Passage):
             found = route(head.method, head.path, head.query)
             self._access.check_place(head, found, on_control=self._on_control)
             if found.kind is not Kind.CONTROL:
-                self._access.check_work(connection, head)
+                self._access.check_work(head)
         return super().converse(connection, head)

@@ -254,6 +254,7 @@ class DataPlane:
         if connection is None:
             return
         client, shown_id = connection.peer[0], request_id.decode("latin-1")
+        self._access.note(error, connection, shown_id)
         _log.debug("request_refused", request_id=shown_id, client=client, code=error.code, status=error.http_status)
         if self._stories is not None and connection.conversation is None:
             self._stories.refused(connection, request_id, error)
