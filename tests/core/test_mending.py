@@ -626,6 +626,15 @@ def test_checksums_read_before_an_update_say_nothing_after_it() -> None:
     assert fleet.pool.ledger.group("m").checksums == {}
 
 
+@pytest.mark.parametrize("hands_off", [False, True])
+def test_a_cut_sentinel_says_nothing_of_weights_that_come_past_the_router(hands_off: bool) -> None:
+    fleet = fleet_of("a", hands_off=hands_off)
+    say_checksums(fleet, "a")
+    fleet.apply(ev.SentinelLost(A, 1, connections=2))
+    looked_at = [] if hands_off else [do.CheckWeights(A, 1)]
+    assert fleet.answer("a") == [do.OpenSentinel(A, 1), *looked_at]
+
+
 def test_a_cut_sentinel_has_the_weights_looked_at_and_keeps_the_work() -> None:
     fleet = fleet_of("a")
     refit(fleet, "1", "a")

@@ -262,6 +262,8 @@ class Mending(Transitions):
     def _check_after_cut(self, worker: Worker) -> None:
         """Have a worker looked at whose silent connection was cut while others to it stood, and stands again."""
         group = worker.weight_group
+        if self._hands_off and worker.loaded is Unversioned.BASE:
+            return  # who knows what it has loaded since, without the router
         if group is not None and self.ledger.expected(group, worker.loaded) is not None:
             self._commands.append(do.CheckWeights(worker.worker_id, worker.incarnation))
 
