@@ -123,7 +123,11 @@ class Tracer:
 
     def under(self, parent: TraceContext) -> TraceContext:
         """Give a fresh place in the trace of `parent`."""
-        return TraceContext(parent.trace_id, self._span_id(), state=parent.state)
+        return TraceContext(parent.trace_id, self._span_id(), parent.is_sampled, parent.state)
+
+    def unrecorded(self) -> TraceContext:
+        """Give a place in a new trace of which is known that it is not recorded."""
+        return TraceContext(self._random.getrandbits(TRACE_BITS) or 1, self._span_id(), is_sampled=False)
 
     def record(self, span: Span) -> None:
         """Hand on a span that is over."""

@@ -68,7 +68,7 @@ class RequestLog:
 
 def facts_of(story: Story) -> Facts:
     """Say of a request what a line does. Times in seconds, sizes in bytes; what there is not is left out."""
-    head, now, error = story.head, story.now, story.error
+    head, now, error, trace = story.head, story.now, story.error, story.trace
     facts: Facts = {
         "method": head.method.decode("latin-1"),
         "path": shown_path(story),
@@ -77,7 +77,7 @@ def facts_of(story: Story) -> Facts:
         "code": None if error is None else error.code,
         "client": story.client[0],
         "request_id": story.request_id[:ID_MAX_CHARS],
-        "trace_id": None if story.trace is None else f"{story.trace.trace_id:032x}",
+        "trace_id": f"{trace.trace_id:032x}" if trace is not None and trace.is_sampled else None,
         "bytes_in": story.body_bytes,
         "bytes_out": story.reply_bytes,
         "seconds": round(story.client_ended_s - story.arrived_s, 4),

@@ -70,7 +70,8 @@ class Story:
     worker: that of a request without a lease.
     status: that the client was told, 0 when it was told none. error: the router's own, where it answered with one.
     queued_s: it has waited so long for workers. left_s: its client had gone; the worker may go on.
-    trace, parent: its place in a trace, and the client's; None when it is in none that is recorded.
+    trace: its place in a trace that is recorded, or in one that is not and that begins here; else None. parent: the
+    client's place.
     """
 
     __slots__ = (

@@ -48,6 +48,9 @@ class Tracing:
         if parent is None and story.route.kind is Kind.CONTROL and (head.method in _READS or story.route is UNREAD):
             return
         story.parent, story.trace = parent, self._tracer.place(parent)
+        if story.trace is None and parent is None:
+            # The worker is to be spared as well; by itself it would record all that nobody has decided about.
+            story.trace = self._tracer.unrecorded()
 
     def tried(self, story: Story, one: Try) -> None:
         """Give the attempt a place that its worker learns of."""
@@ -56,7 +59,7 @@ class Tracing:
 
     def given_back(self, story: Story, one: Try) -> None:
         """Tell of an attempt, or of the job that has come of it."""
-        if story.trace is None or one.ended_s is None:
+        if story.trace is None or not story.trace.is_sampled or one.ended_s is None:
             return
         if one.job is None:
             self._attempt(story, story.trace, one, one.ended_s)
@@ -66,7 +69,7 @@ class Tracing:
     def ended(self, story: Story) -> None:
         """Tell of a request."""
         trace = story.trace
-        if trace is None:
+        if trace is None or not trace.is_sampled:
             return
         for one in story.tries:
             if one.job is not None:
