@@ -208,7 +208,6 @@ async def test_a_rollout_survives_the_death_of_the_router(manager: Manager, engi
     assert undisturbed.repeats == 0
     rollout = Rollout(manager.url)
     running = asyncio.ensure_future(rollout.generate(PROMPTS))
-    await asyncio.sleep(0)
     await asyncio.to_thread(eventually, lambda: busy(manager), lambda busy: busy)
     assert manager.process.pid is not None
     os.kill(manager.process.pid, signal.SIGKILL)
