@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_diffusion_routing.sim.in_thread import SimInThread
-from support.raw_worker import answering, serving
+from support.raw_worker import reply, serving
 from support.running import eventually, running
 
 pytestmark = pytest.mark.loopback
@@ -120,11 +120,17 @@ async def test_a_restored_state_does_not_bring_it_back(worker: SimInThread, plac
 
 
 async def test_no_redirect_of_a_worker_is_followed(place: Forbidden) -> None:
-    """Neither of a probe, nor of a call of the router's own, nor of work."""
+    """Neither of a call of the router's own nor of work; a probe takes nothing but a 200 for well."""
     redirect = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {place.url}/x\r\nContent-Length: 0\r\n\r\n"
-    async with serving(answering(redirect.encode())) as url, running(str(url)) as router:
-        reply = await router.client.get("/stats", follow_redirects=False)
-        assert reply.status_code in {307, 503}
-        await router.ask("POST", "/get_weights_checksum")
-        await asyncio.sleep(0)
+
+    async def elsewhere(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply(200, b"{}") if head.startswith(b"GET /health") else redirect.encode())
+
+    async with serving(elsewhere) as url, running(str(url)) as router:
+        await router.until_status(str(url), "active")
+        answer = await router.client.get("/stats", follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, f"{place.url}/x")
+        _, sums = await router.post("/get_weights_checksum")
+        assert [row["status_code"] for row in sums["results"]] == [307]
     assert place.is_untouched()

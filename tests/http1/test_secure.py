@@ -5,6 +5,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from http1.peers import Peer, eventually
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.http1.certificates import Identity, Trust
 from sglang_diffusion_routing.http1.downstream import LINGER_S
+from sglang_diffusion_routing.http1.secure import SecureConnection
 from sglang_diffusion_routing.proxy import server as module
 from support.authority import Authority, Files
 
@@ -103,7 +105,9 @@ class TestRequests:
         await eventually(lambda: one.plane.counters.connections_now == 0)
         await worker.send(sized())
 
-    async def test_a_tunnel_passes_bytes_both_ways(self, one: World, client: ssl.SSLContext) -> None:
+    async def test_a_tunnel_passes_bytes_both_ways_and_ends_as_a_whole(
+        self, one: World, client: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+    ) -> None:
         peer = await one.connect_tls(client)
         await peer.send(get(b"/ws", b"Upgrade: websocket", b"Connection: Upgrade"))
         worker = await one.accept()
@@ -115,6 +119,8 @@ class TestRequests:
         assert await peer.read(8) == b"and back"
         await peer.close()
         assert await worker.read_to_end() == b""
+        # The event loop warns of protocols that would keep half a connection.
+        assert [record for record in caplog.records if record.name == "asyncio"] == []
 
     async def test_what_comes_in_one_piece_with_the_end_of_the_handshake_is_read(
         self, one: World, files: Files, authority: Authority
@@ -139,6 +145,16 @@ class TestRequests:
             incoming.write(await raw.read_some())
             assert tls.read(65536).startswith(b"HTTP/1.1 200 ")
             await raw.drop()
+
+
+def test_what_is_encrypted_and_not_sent_counts_as_unsent() -> None:
+    class Waiting:
+        def __init__(self, size: int) -> None:
+            self.get_write_buffer_size = lambda: size
+
+    connection = SecureConnection(SimpleNamespace(now_s=0.0), Waiting(3))  # type: ignore[arg-type]
+    connection.transport = Waiting(4)  # type: ignore[assignment]
+    assert connection.unsent_bytes() == 7
 
 
 class TestHandshakes:
