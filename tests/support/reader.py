@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -86,7 +87,7 @@ class Reader:
         self._checkpoints = folder / "checkpoints"
         self._state = folder / "env.sh"
         self._ports: dict[tuple[str, int], int] = {}
-        self._sims: dict[int, SimProcess] = {}
+        self._started: list[SimProcess] = []
         self._endless: list[_Endless] = []
         self._router: _Endless | None = None
         self._python: subprocess.Popen[str] | None = None
@@ -188,7 +189,7 @@ class Reader:
             self._python.communicate()
         for started in reversed(self._endless):
             started.end()
-        for sim in self._sims.values():
+        for sim in self._started:
             sim.close()
 
     def __enter__(self) -> Self:
@@ -205,9 +206,9 @@ class Reader:
         own = {int(port) for port in _PORT.findall(text)}
         for host, port in sorted(named):
             here = self.port(host, port)
-            if port != _ROUTER[1] and port not in own and here not in self._sims and not _listens(here):
-                self._sims[here] = SimProcess(port=here, speed=100)
-                self._sims[here].start()
+            if port != _ROUTER[1] and port not in own and not _listens(here):
+                self._started.append(SimProcess(port=here, speed=100))
+                self._started[-1].start()
         if starts_router:
             if self._router is not None:
                 self._router.end()
@@ -218,9 +219,9 @@ class Reader:
         if self._router is not None and self._router.runs():
             return
         fleet = [SimProcess(speed=100), SimProcess(speed=100), SimProcess(model="wan", speed=100)]
-        for sim in fleet:
-            sim.start()
-            self._sims[sim.port] = sim
+        self._started += fleet
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(SimProcess.start, fleet))
         urls = " ".join(sim.url for sim in fleet)
         self._router = _Endless(f"exec sglang-d-router --worker-urls {urls}", self.folder, self.environ)
         self._endless.append(self._router)
