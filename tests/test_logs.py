@@ -43,6 +43,7 @@ def test_a_json_line_holds_the_event_and_its_facts(stderr: Written) -> None:
         "worker_quarantined", worker="http://w:1", failures=3
     )
     (line,) = lines(stderr)
+    assert list(line)[:4] == ["timestamp", "level", "logger", "event"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "event": "worker_quarantined",

@@ -89,6 +89,7 @@ def _ending(*, as_json: bool) -> list[Processor]:
         traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         return [
             structlog.processors.ExceptionRenderer(traces),
+            _begin_alike,
             structlog.processors.JSONRenderer(_one_line, ensure_ascii=False, default=str),
         ]
     return [
@@ -103,6 +104,11 @@ def _name_by_room(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     """Leave out of a logger's name what all of the router's own have in common."""
     event["logger"] = event["logger"].removeprefix(_PACKAGE)
     return event
+
+
+def _begin_alike(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Have lines begin with when, how urgent, who and what: the rest differs."""
+    return {**{name: event[name] for name in ("timestamp", "level", "logger", "event") if name in event}, **event}
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+from structlog.testing import capture_logs
 
 from sglang_diffusion_routing.control.ports import Ending
 from sglang_diffusion_routing.control.worker_api import Answer, Ended
@@ -246,11 +247,16 @@ async def test_what_is_not_allowed_is_raised_and_leaves_nothing_behind(harness: 
 async def test_a_hold_is_drained_once(harness: Harness) -> None:
     worker = harness.join(A)
     lease = harness.lease()
-    ending = harness.fleet.ask(HoldRequested(A))
-    harness.fleet.release(lease, Result.OK)
-    assert (ending.result().outcome, worker.state) == (Outcome.DONE, WorkerState.DRAINING)
-    harness.fleet.apply(ProbeSucceeded(A, worker.incarnation))
-    assert worker.state is WorkerState.DRAINING
+    with capture_logs() as lines:
+        ending = harness.fleet.ask(HoldRequested(A))
+        assert [line["event"] for line in lines] == ["worker_status"]
+        harness.fleet.release(lease, Result.OK)
+        assert (ending.result().outcome, worker.state) == (Outcome.DONE, WorkerState.DRAINING)
+        harness.fleet.apply(ProbeSucceeded(A, worker.incarnation))
+        assert worker.state is WorkerState.DRAINING
+    # Its status stays "draining": the line is all that says when it has nothing left to do.
+    told = [(line["event"], line["log_level"], line["worker"]) for line in lines[1:]]
+    assert told == [("worker_drained", "info", A)]
 
 
 async def test_a_removed_worker_is_forgotten_when_its_last_lease_ends(harness: Harness) -> None:

@@ -35,7 +35,7 @@ from sglang_diffusion_routing.core.pool import Pool
 from sglang_diffusion_routing.core.scheduler import Scheduler
 from sglang_diffusion_routing.core.state import WorkerState
 from sglang_diffusion_routing.core.work import Decision, Granted, Lease, Refused, Result, Ticket, Waiter, WorkSpec
-from sglang_diffusion_routing.core.worker import RequestId, Worker
+from sglang_diffusion_routing.core.worker import RequestId, Worker, WorkerId
 from sglang_diffusion_routing.errors import RouterError
 from sglang_diffusion_routing.runtime.journal import Journal
 from sglang_diffusion_routing.runtime.saver import Saver
@@ -252,6 +252,12 @@ class Fleet:
         finally:
             self._delivering = False
 
+    def _tell_held(self, worker_id: WorkerId) -> None:
+        """Say that a worker which is held has nothing left to do: its status does not change by that."""
+        worker = self.pool.get(worker_id)
+        if worker is not None and worker.state is _DRAINING:
+            _log.info("worker_drained", worker=worker_id)
+
     def _dispatch(self, item: Decision | Event | Command) -> None:
         try:
             match item:
@@ -265,6 +271,9 @@ class Fleet:
                         ending.set_result(Ending(outcome, reason, answer))
                 case _ if isinstance(item, Command):
                     self.run_command(item)
+                case WorkerDrained(worker_id):
+                    self._handle(item)
+                    self._tell_held(worker_id)
                 case _:
                     self._handle(item)
         except Exception:  # noqa: BLE001 - each item is another party's; the rest must still be delivered
