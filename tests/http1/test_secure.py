@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
@@ -48,6 +49,28 @@ async def its_worker(one: World) -> Peer:
     return peers[0] if peers else await one.accept()
 
 
+class Hands:
+    """A client that does its TLS by hand: what it has written and not sent yet is in `outgoing`."""
+
+    def __init__(self, raw: Peer, context: ssl.SSLContext) -> None:
+        self.raw = raw
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="127.0.0.1")
+
+    @classmethod
+    async def shaken(cls, raw: Peer, context: ssl.SSLContext) -> Self:
+        """Shake hands, but for the last flight of the client."""
+        hands = cls(raw, context)
+        while True:
+            try:
+                hands.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await raw.send(hands.outgoing.read())
+                hands.incoming.write(await raw.read_some())
+            else:
+                return hands
+
+
 class TestRequests:
     async def test_one_is_served_and_the_worker_is_told_that_it_came_over_tls(
         self, one: World, client: ssl.SSLContext
@@ -85,6 +108,21 @@ class TestRequests:
         peer.resume()
         status, _, received = await reply(peer)
         assert (status, len(received)) == (200, len(body))
+
+    async def test_a_worker_that_does_not_read_holds_back_its_client(self, one: World, client: ssl.SSLContext) -> None:
+        hands = await Hands.shaken(await one.connect(), client)
+        hands.tls.write(b"POST /rollout/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 64000000\r\n\r\n")
+        hands.tls.write(bytes(64_000_000))
+        hands.raw.writer.write(hands.outgoing.read())
+        worker = await one.accept()
+        await worker.read_head()
+        worker.pause()
+        assert await hands.raw.held_back() > 40_000_000
+        worker.resume()
+        assert await worker.read(64_000_000) == bytes(64_000_000)
+        await worker.send(sized())
+        hands.incoming.write(await hands.raw.read_some())
+        assert hands.tls.read(65536).startswith(b"HTTP/1.1 200 ")
 
     async def test_a_reply_that_ends_with_the_connection_ends_with_a_closure_alert(
         self, one: World, client: ssl.SSLContext
@@ -129,22 +167,13 @@ class TestRequests:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = Trust(authority.ca).context()
             context.maximum_version = version
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
-            raw = await one.connect()
-            while True:
-                try:
-                    tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    await raw.send(outgoing.read())
-                    incoming.write(await raw.read_some())
-            tls.write(get(b"/stats", b"Connection: close"))
-            await raw.send(outgoing.read())
+            hands = await Hands.shaken(await one.connect(), context)
+            hands.tls.write(get(b"/stats", b"Connection: close"))
+            await hands.raw.send(hands.outgoing.read())
             await serve(await its_worker(one), sized())
-            incoming.write(await raw.read_some())
-            assert tls.read(65536).startswith(b"HTTP/1.1 200 ")
-            await raw.drop()
+            hands.incoming.write(await hands.raw.read_some())
+            assert hands.tls.read(65536).startswith(b"HTTP/1.1 200 ")
+            await hands.raw.drop()
 
 
 def test_what_is_encrypted_and_not_sent_counts_as_unsent() -> None:

@@ -76,7 +76,7 @@ class Connector:
                 ssl=self.tls(),
                 server_hostname=url.host,
             )
-            keep_what_came(transport)
+            _keep_what_came(transport)
         else:
             transport, protocol = await loop.create_connection(factory, address, url.port)
         set_keepalive(transport)
@@ -94,7 +94,7 @@ class Connector:
         self._tls = tls
 
 
-def keep_what_came(transport: asyncio.BaseTransport) -> None:
+def _keep_what_came(transport: asyncio.BaseTransport) -> None:
     """Let a TLS transport read no further than its reader has.
 
     uvloop drops what is decrypted but unread when the peer's end is seen (sslproto.pyx, `eof_received`): a reply whose

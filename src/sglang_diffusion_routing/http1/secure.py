@@ -10,7 +10,6 @@ import structlog
 from typing_extensions import override
 
 from sglang_diffusion_routing.errors import HttpsOnly
-from sglang_diffusion_routing.http1.connect import keep_what_came
 from sglang_diffusion_routing.http1.conversation import Server
 from sglang_diffusion_routing.http1.downstream import LINGER_S, DownstreamConnection
 from sglang_diffusion_routing.http1.replies import error_reply
@@ -146,7 +145,6 @@ class Arrival(asyncio.Protocol):
         if transport is not None and not self._below.is_closing():
             connection = SecureConnection(self._server, self._below)
             transport.set_protocol(connection)
-            keep_what_came(transport)
             connection.connection_made(transport)
 
 
