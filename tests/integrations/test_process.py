@@ -27,7 +27,7 @@ LOOPBACK = {"host": "127.0.0.1", "port": 0}
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[RouterProcess]:
-    router = RouterProcess({**LOOPBACK, "state": str(tmp_path / "state.db")}, tmp_path / "log")
+    router = RouterProcess({**LOOPBACK, "state": tmp_path / "state.db"}, tmp_path / "log")
     router.start()
     yield router
     if router.is_running():

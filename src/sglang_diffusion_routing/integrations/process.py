@@ -48,7 +48,7 @@ class RouterProcess:
     """
 
     def __init__(self, settings: Mapping[str, object], log: Path | None = None) -> None:
-        self._given = dict(settings)
+        self._given = serving.plain(settings)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread()

@@ -36,7 +36,12 @@ def read(given: Mapping[str, object]) -> Settings:
         if name not in field_of:
             close = difflib.get_close_matches(name, field_of, n=1)
             raise BadSetting(name, "is no setting of the router" + (f"; did you mean {close[0]}?" if close else ""))
-    return load({field_of[name]: value for name, value in given.items()}, os.environ)
+    return load({field_of[name]: value for name, value in plain(given).items()}, os.environ)
+
+
+def plain(given: Mapping[str, object]) -> dict[str, object]:
+    """Give settings as JSON can have them: paths as text."""
+    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
 
 
 def serve(given: Mapping[str, object]) -> int:
