@@ -1,10 +1,12 @@
 """The router as a process: how it starts, and how it ends."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,24 +34,27 @@ def run(*flags: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         timeout=30,
         check=False,
-        env={"PYTHONPATH": str(SOURCES), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(SOURCES), "PATH": "/usr/bin:/bin", "TMPDIR": os.environ.get("TMPDIR", "/tmp")},
     )
 
 
-def control_directories() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("sglang-d-router-*"))
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files in which no other router has any."""
+    with tempfile.TemporaryDirectory(prefix="serve-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
-def test_a_port_in_use_is_one_sentence() -> None:
+def test_a_port_in_use_is_one_sentence(temporary: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        before = control_directories()
         ended = run("--port", str(port), "--log-level", "error")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"sglang-d-router: cannot listen on 127.0.0.1:{port}: the port is in use\n"
-    assert control_directories() - before == set()
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -70,16 +75,14 @@ def test_a_worker_that_may_not_be_one_is_one_sentence(flags: list[str], sentence
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_an_idle_router_at_once_and_in_order(number: signal.Signals) -> None:
-    before = control_directories()
+def test_a_signal_ends_an_idle_router_at_once_and_in_order(number: signal.Signals, temporary: Path) -> None:
     router = RouterProcess()
-    made = control_directories() - before
     try:
-        assert len(made) >= 1
+        assert len(list(temporary.glob("sglang-d-router-*"))) == 1
         router.signal(number)
         assert router.wait(within_s=5) == 0
         assert "Traceback" not in router.stderr()
-        assert not any(directory.exists() for directory in made)
+        assert list(temporary.iterdir()) == []
     finally:
         router.stop()
 
