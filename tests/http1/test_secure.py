@@ -1,6 +1,7 @@
 """TLS at the clients' side, over raw sockets, with the whole data plane behind it."""
 
 import asyncio
+import errno
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -193,11 +194,10 @@ class TestHandshakes:
         known = authority.issue("trainer.example")
         own = Trust(authority.ca, known.cert, known.key).context()
         async with world(1, tls_cert=files.cert, tls_key=files.key, tls_client_ca=authority.ca) as one:
-            with suppress(ConnectionError, ssl.SSLError):
-                # With TLS 1.3 the client believes that it is in until it reads.
-                stranger = await one.connect_tls(client)
-                await stranger.send(post())
-                assert await stranger.read_to_end() == b""
+            # With TLS 1.3 the client believes that it is in until it reads.
+            stranger = await one.connect_tls(client)
+            with pytest.raises(ssl.SSLError, match="TLSV13_ALERT_CERTIFICATE_REQUIRED"):
+                await stranger.read_to_end()
             peer = await one.connect_tls(own)
             await peer.send(post())
             await serve(await one.accept(), sized())
@@ -243,6 +243,17 @@ class TestHandshakes:
                     raw.reset() if end == "reset" else raw.cut()
                 await eventually(lambda: one.plane.counters.connections_now == 0)
                 await raw.drop()
+
+    async def test_one_that_no_descriptor_is_left_for_is_broken_off(
+        self, one: World, client: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def dup(_: int) -> int:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        monkeypatch.setattr("sglang_diffusion_routing.http1.secure.os.dup", dup)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await one.connect_tls(client)
+        await eventually(lambda: one.plane.counters.connections_now == 0)
 
     async def test_they_end_with_the_router(self, files: Files) -> None:
         async with world(0, tls_cert=files.both) as none:

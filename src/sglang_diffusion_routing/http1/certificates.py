@@ -5,11 +5,48 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
 
 from sglang_diffusion_routing.errors import BadSetting
 
 ALPN = ["http/1.1"]
 OLDEST = ssl.TLSVersion.TLSv1_2
+
+
+class HandshakeFailed(ssl.SSLError):
+    """A client cannot be let in. alert: the bytes that tell it why, still to be sent (RFC 8446 §6.2)."""
+
+    def __init__(self, error: ssl.SSLError, alert: bytes) -> None:
+        super().__init__(*error.args)
+        self.alert = alert
+
+
+class _Handshake(ssl.SSLObject):
+    """A server's TLS in memory that gives up its last alert: uvloop drops it with the connection."""
+
+    outgoing: ssl.MemoryBIO
+
+    @override
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            raise HandshakeFailed(error, self.outgoing.read()) from error
+
+
+class _ServerContext(ssl.SSLContext):
+    sslobject_class = _Handshake
+
+    @override
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
+        tls = super().wrap_bio(incoming, outgoing, *args, **options)
+        assert isinstance(tls, _Handshake)
+        tls.outgoing = outgoing
+        return tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +68,7 @@ class Identity:
         Raises:
             BadSetting: one is missing, no PEM, encrypted, or does not belong to the other.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
         _modern(context)
         _load_own(context, self.cert, self.key, ("--tls-cert", "--tls-key"))
         if self.client_ca is not None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
+from contextlib import suppress
 from typing import Protocol, cast
 
 import structlog
 from typing_extensions import override
 
 from sglang_diffusion_routing.errors import HttpsOnly
+from sglang_diffusion_routing.http1.certificates import HandshakeFailed
 from sglang_diffusion_routing.http1.conversation import Server
 from sglang_diffusion_routing.http1.downstream import LINGER_S, DownstreamConnection
 from sglang_diffusion_routing.http1.replies import error_reply
@@ -110,6 +114,16 @@ class Arrival(asyncio.Protocol):
         elif now_s - self._since_s > self._server.limits.client_head_timeout_s:
             self.abort()
 
+    def _own_socket(self) -> int:
+        """Give a descriptor to tell the client by why a handshake failed: the event loop closes its own before that.
+
+        Raises:
+            OSError: there is none left, or the connection has ended; its number may be another one's by now.
+        """
+        if self._below.is_closing():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return os.dup(self._below.get_extra_info("socket").fileno())
+
     def _refuse(self, data: bytes) -> None:
         """Tell a client that speaks plain HTTP what is wrong; anything else gets no answer."""
         if not data[:1].isalpha():
@@ -125,6 +139,12 @@ class Arrival(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         limits = self._server.limits
         try:
+            socket_fd = self._own_socket()
+        except OSError:
+            self.abort()
+            self._reception.departed(self)
+            return
+        try:
             loop.call_soon(_hand_over, self._below, hello)
             transport = await loop.start_tls(
                 self._below,
@@ -139,7 +159,11 @@ class Arrival(asyncio.Protocol):
         except OSError as error:
             _log.debug("tls_handshake_failed", client=self.peer[0], why=str(error) or type(error).__name__)
             transport = None
+            if isinstance(error, HandshakeFailed):
+                with suppress(OSError):
+                    os.write(socket_fd, error.alert)
         finally:
+            os.close(socket_fd)
             self._reception.departed(self)
         # A connection that was broken off in the handshake comes out of it as if all were well (uvloop, sslproto.pyx).
         if transport is not None and not self._below.is_closing():
