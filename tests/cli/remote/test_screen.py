@@ -74,3 +74,19 @@ def test_on_a_narrow_terminal_a_row_is_some_lines(monkeypatch: pytest.MonkeyPatc
         "    it failed, and is back when a probe",
         "    succeeds",
     ]
+
+
+def test_on_a_terminal_for_all_but_the_sentences_these_stand_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert table_on(Terminal(), 47, monkeypatch) == [
+        "worker                  status       running",
+        "http://127.0.0.1:10090  active             2",
+        "http://127.0.0.1:10092  quarantined        0",
+        "    it failed, and is back when a probe",
+        "    succeeds",
+    ]
+
+
+def test_a_table_without_rows_has_its_head() -> None:
+    stream = io.StringIO()
+    Screen(as_json=False, stream=stream).table(["job", "status"], [])
+    assert stream.getvalue() == "job  status\n"

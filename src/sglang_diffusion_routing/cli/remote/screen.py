@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 _GAP = 2
@@ -36,25 +36,36 @@ class Screen:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Show rows under their columns; what is None stays empty, numbers stand to the right.
 
-        A terminal that is too narrow for the longest gets each row as some lines of its own. What is no terminal, a
-        pipe, gets one line a row, however long.
+        On a terminal that is too narrow for the longest the last column's cells, which are sentences, stand below their
+        rows; on one that is too narrow for that as well each row is some lines of its own. What is no terminal, a pipe,
+        gets one line a row, however long.
         """
         values = [list(row) for row in rows]
-        cells = [[printable(_shown(value)) for value in row] for row in values]
-        width = sum(max(map(cell_len, column)) + _GAP for column in zip(columns, *cells, strict=True))
-        if self.console.is_terminal and width - _GAP > self.console.width:
+        cells = [[printable(_shown(value)).replace("\n", " ") for value in row] for row in values]
+        widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+        room = self.console.width if self.console.is_terminal else inf
+        fitting = (count for count in (len(columns), len(columns) - 1) if count and _width(widths[:count]) <= room)
+        count = next(fitting, 0)
+        if not count:
             self._records(columns, cells)
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for index, column in enumerate(columns):
-            is_number = bool(values) and all(isinstance(row[index], int | float | None) for row in values)
-            table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
+        layout = [
+            (width, bool(values) and all(isinstance(row[at], int | float | None) for row in values))
+            for at, width in enumerate(widths[:count])
+        ]
+        self._row(columns, layout, "bold")
         for row in cells:
-            table.add_row(*map(Text, row))
-        if self.console.is_terminal:
-            self.console.print(table)
-        else:
-            Console(file=self._stream, width=max(width, self.console.width), highlight=False).print(table)
+            self._row(row, layout)
+            self._below(row[count:])
+
+    def _row(self, cells: Sequence[str], layout: Iterable[tuple[int, bool]], style: str = "") -> None:
+        """Show the first cells of a row, so wide and to the right or not."""
+        padded = (_padded(cell, *place) for cell, place in zip(cells, layout, strict=False))
+        self.console.print(Text((" " * _GAP).join(padded).rstrip(), style=style), soft_wrap=True)
+
+    def _below(self, sentences: Iterable[str]) -> None:
+        for text in filter(None, sentences):
+            self.console.print(Padding(Text(text), (0, 0, 0, 4)))
 
     def _records(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Show each row as what it is about, its words and figures, and its sentences, below each other."""
@@ -62,9 +73,16 @@ class Screen:
             self.console.print(Text(row[0], style="bold"), soft_wrap=True)
             named = [(column, cell) for column, cell in zip(columns[1:], row[1:], strict=True) if cell]
             short = [f"{column} {cell}" for column, cell in named if " " not in cell]
-            for text in (", ".join(short), *(cell for _, cell in named if " " in cell)):
-                if text:
-                    self.console.print(Padding(Text(text), (0, 0, 0, 4)))
+            self._below([", ".join(short), *(cell for _, cell in named if " " in cell)])
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _padded(cell: str, width: int, is_number: bool) -> str:
+    blanks = " " * (width - cell_len(cell))
+    return blanks + cell if is_number else cell + blanks
 
 
 def _shown(value: object) -> str:
