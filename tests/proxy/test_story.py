@@ -1,6 +1,7 @@
 """Stories are told once, of each attempt and of the whole, and nothing of them stays behind."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from http1.peers import eventually
 from proxy.steps import ASLEEP, code, copied, started
@@ -171,3 +172,31 @@ async def test_without_a_teller_no_story_is_kept(one: World) -> None:
     assert one.plane._stories is None
     await peer.send(sized())
     await reply(client)
+
+
+class Broken(Tales):
+    """Fails at whatever it is told."""
+
+    def begun(self, story: Story) -> None:
+        raise RuntimeError
+
+    def tried(self, story: Story, one: Try) -> None:
+        raise RuntimeError
+
+    def given_back(self, story: Story, one: Try) -> None:
+        raise RuntimeError
+
+    def ended(self, story: Story) -> None:
+        raise RuntimeError
+
+
+async def test_what_cannot_be_told_has_been_done_all_the_same() -> None:
+    tales = Tales()
+    with capture_logs() as lines:
+        async with world(1, tellers=[Broken(), tales]) as one:
+            client, peer, _ = await started(one)
+            await peer.send(sized(b"done"))
+            assert (await reply(client))[2] == b"done"
+            await one.released((0, Result.OK, 200))
+    assert [told[0] for told in tales.told] == ["begun", "tried", "given back", "ended"]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["request_not_told"] * 4

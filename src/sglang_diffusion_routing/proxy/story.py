@@ -6,8 +6,10 @@ Instants are on the loop's clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
+
+import structlog
 
 from sglang_diffusion_routing.core.affinity import Affinity
 from sglang_diffusion_routing.core.pool import Pool
@@ -21,6 +23,8 @@ from sglang_diffusion_routing.http1.request_head import RequestHead
 from sglang_diffusion_routing.proxy.ports import Leases
 from sglang_diffusion_routing.proxy.routes import Kind, Route, route
 from sglang_diffusion_routing.spans import TraceContext
+
+_log = structlog.get_logger(__name__)
 
 UNREAD = Route(Kind.CONTROL, "unread")
 """Stands for the route of what could not be read."""
@@ -151,8 +155,7 @@ class Stories(Leases):
         """Begin the story of a request whose head has come."""
         peer = downstream.peer
         story = Story(head, route, (peer[0], peer[1]), request_id.decode("latin-1"), self.now_s())
-        for teller in self._tellers:
-            teller.begun(story)
+        self._tell(lambda teller: teller.begun(story))
         return story
 
     def refused(self, downstream: DownstreamConnection, request_id: bytes, error: RouterError) -> None:
@@ -169,8 +172,7 @@ class Stories(Leases):
         one = Try(lease, is_copy=is_copy)
         story.tries.append(one)
         self._live[lease] = story, one
-        for teller in self._tellers:
-            teller.tried(story, one)
+        self._tell(lambda teller: teller.tried(story, one))
         return one
 
     def of(self, lease: Lease | None) -> Try | None:
@@ -184,8 +186,14 @@ class Stories(Leases):
             return
         story.is_told = True
         story.ended_s = self.now_s()
+        self._tell(lambda teller: teller.ended(story))
+
+    def _tell(self, tell: Callable[[Teller], None]) -> None:
         for teller in self._tellers:
-            teller.ended(story)
+            try:
+                tell(teller)
+            except Exception:  # noqa: BLE001 - whatever is wrong with what is told of it, the request goes on
+                _log.exception("request_not_told", teller=type(teller).__name__)
 
     # Leases
 
@@ -218,6 +226,5 @@ class Stories(Leases):
         if found is not None:
             story, one = found
             one.ended_s, one.result, one.status = self.now_s(), result, status or one.status
-            for teller in self._tellers:
-                teller.given_back(story, one)
+            self._tell(lambda teller: teller.given_back(story, one))
         self._leases.release(lease, result, status)
