@@ -1,5 +1,7 @@
 """What a worker gets to see of a request's header."""
 
+import re
+
 import pytest
 
 from support.client import Client, request
@@ -14,6 +16,7 @@ ADDED = {
     b"x-forwarded-for",
     b"x-forwarded-proto",
     b"x-forwarded-host",
+    b"traceparent",
     b"x-request-id",
 }
 """Fields that the router makes itself."""
@@ -115,7 +118,9 @@ def test_connection_cannot_take_the_framing_off(worker: ScriptedWorker, client: 
     assert client.read_reply().status == 200
 
 
-@pytest.mark.parametrize("name", [b"host", b"via", b"x-forwarded-for", b"x-request-id"], ids=bytes.decode)
+@pytest.mark.parametrize(
+    "name", [b"host", b"via", b"x-forwarded-for", b"x-request-id", b"traceparent"], ids=bytes.decode
+)
 def test_connection_cannot_take_the_routers_own_fields_off(name: bytes, worker: ScriptedWorker, client: Client) -> None:
     exchange = relayed(worker, client, b"Connection: " + name)
     assert len(exchange.values(name)) == 1
@@ -164,10 +169,12 @@ def test_a_trace_and_a_request_id_are_passed_on(worker: ScriptedWorker, client: 
     assert exchange.values(b"x-request-id") == [b"mine-1"]
 
 
-def test_a_request_id_is_made_when_missing_and_no_trace(worker: ScriptedWorker, client: Client) -> None:
-    """A trace would say that somebody has decided not to record it."""
+def test_a_trace_and_a_request_id_are_made_when_missing(worker: ScriptedWorker, client: Client) -> None:
     first, second = relayed(worker, client), relayed(worker, client)
-    assert [exchange.values(b"traceparent") for exchange in (first, second)] == [[], []]
+    traces = [exchange.values(b"traceparent") for exchange in (first, second)]
+    for (trace,) in traces:
+        assert re.fullmatch(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01", trace)
+    assert traces[0] != traces[1]
     ids = [exchange.values(b"x-request-id") for exchange in (first, second)]
     assert [len(values) for values in ids] == [1, 1]
     assert ids[0] != ids[1]

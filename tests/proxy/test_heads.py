@@ -42,7 +42,7 @@ def written(
     writer: HeadWriter, head: RequestHead, connection: DownstreamConnection | None = None, **more: bool
 ) -> bytes:
     worker_id = WorkerId("http://worker:9")
-    return writer.for_worker(connection or client(), head, worker_id, head.target, b"r-1", **more)
+    return writer.for_worker(connection or client(), head, worker_id, head.target, b"r-1", b"7" * 32, **more)
 
 
 def values(raw: bytes, name: bytes) -> list[bytes]:
@@ -78,21 +78,30 @@ def test_a_whole_head_is_the_client_s_with_what_a_proxy_owes(writer: HeadWriter)
     )
 
 
-def test_an_id_is_made_for_a_client_that_has_none(writer: HeadWriter) -> None:
-    assert values(written(writer, head_of()), b"x-request-id") == [b"r-1"]
+def test_ids_are_made_for_a_client_that_has_none(writer: HeadWriter) -> None:
+    first, second = written(writer, head_of()), written(writer, head_of())
+    assert values(first, b"x-request-id") == [b"r-1"]
+    traces = [*values(first, b"traceparent"), *values(second, b"traceparent")]
+    assert len(traces) == len(set(traces)) == 2
+    for trace in traces:
+        assert re.fullmatch(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace)
+        assert trace.split(b"-")[2] != b"0" * 16
 
 
-def test_no_trace_is_made_up(writer: HeadWriter) -> None:
-    """A worker would take one for another's decision, and record nothing (OpenTelemetry's parent-based sampling)."""
-    assert values(written(writer, head_of()), b"traceparent") == []
+def test_no_trace_is_made_up_for_the_control_app(writer: HeadWriter) -> None:
+    """It would log the ids of traces that nobody records."""
+    raw = writer.for_worker(client(), head_of(), WorkerId("control"), b"/workers", b"r-1", b"7" * 32)
+    assert values(raw, b"traceparent") == []
 
 
 def test_request_ids_are_the_client_s_or_fresh(writer: HeadWriter) -> None:
-    assert writer.request_id(head_of(b"X-Request-Id: mine")) == b"mine"
-    fresh = [writer.request_id(head_of()) for _ in range(100)]
-    assert len(set(fresh)) == 100
-    assert all(re.fullmatch(rb"[0-9a-f]{32}", request_id) for request_id in fresh)
-    assert HeadWriter().request_id(head_of())[:16] != HeadWriter().request_id(head_of())[:16]
+    mine, trace = writer.ids(head_of(b"X-Request-Id: mine"))
+    assert mine == b"mine"
+    fresh = [writer.ids(head_of()) for _ in range(100)]
+    assert all(request_id == trace_id for request_id, trace_id in fresh)
+    assert len({trace, *(request_id for request_id, _ in fresh)}) == 101
+    assert all(re.fullmatch(rb"[0-9a-f]{32}", trace_id) for trace_id in (trace, fresh[0][0]))
+    assert HeadWriter().ids(head_of())[0][:16] != HeadWriter().ids(head_of())[0][:16]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,7 @@ def test_the_body_s_framing_is_told_once(writer: HeadWriter, fields: list[bytes]
 
 
 def test_a_rewritten_target_and_host_are_the_worker_s(writer: HeadWriter) -> None:
-    raw = writer.for_worker(client(), head_of(), WorkerId("http://[::1]:9"), b"/v1/videos?a=b", b"r")
+    raw = writer.for_worker(client(), head_of(), WorkerId("http://[::1]:9"), b"/v1/videos?a=b", b"r", b"7" * 32)
     assert raw.startswith(b"GET /v1/videos?a=b HTTP/1.1\r\nHost: [::1]:9\r\n")
     assert values(raw, b"host") == [b"[::1]:9"]
 

@@ -24,7 +24,7 @@ def written(access: Access, worker: WorkerId = A, *fields: bytes) -> list[bytes]
     """Give the credential lines of a head for a worker."""
     raw = b"\r\n".join([b"POST /x HTTP/1.1", b"Host: r", *(fields or FIELDS), b"Content-Length: 2"]) + b"\r\n\r\n"
     head = parse_request_head(raw, 1024)
-    lines = KeyedHeads(access).for_worker(DownstreamConnection(Silent()), head, worker, b"/x", b"r-1")
+    lines = KeyedHeads(access).for_worker(DownstreamConnection(Silent()), head, worker, b"/x", b"r-1", b"7" * 32)
     assert b"\r\nContent-Length: 2\r\n" in lines
     assert lines.endswith(b"\r\n\r\n")
     assert lines.count(b"\r\n\r\n") == 1
@@ -81,7 +81,7 @@ def test_a_chunked_body_is_told_of_once() -> None:
     access = Access(Keys(api=("mine",)))
     connection = DownstreamConnection(Silent())
     head = parse_request_head(raw, 1024)
-    lines = KeyedHeads(access).for_worker(connection, head, A, b"/x", b"r-1")
+    lines = KeyedHeads(access).for_worker(connection, head, A, b"/x", b"r-1", b"7" * 32)
     assert lines.count(b"Transfer-Encoding: chunked\r\n") == 1
     # What the router itself reads of it is what the client has sent.
     assert head.field(b"authorization") == b"Bearer mine"

@@ -73,8 +73,14 @@ class TestCopy:
         copy_stragglers(two.plane._shared)
         copy = await two.accept()
         second = await serve(copy, sized())
-        lines = [[line for line in raw.split(b"\r\n") if line[:6] != b"Host: "] for raw in (first, second)]
+        different = {b"Host", b"traceparent"}
+        lines = [
+            [line for line in raw.split(b"\r\n") if line.split(b":")[0] not in different] for raw in (first, second)
+        ]
         assert lines[0] == lines[1]
+        traces = [raw.partition(b"traceparent: ")[2].split(b"-")[1:3] for raw in (first, second)]
+        assert traces[0][0] == traces[1][0]
+        assert traces[0][1] != traces[1][1]
         assert (await reply(client))[0] == 200
         await original.send(sized())
 

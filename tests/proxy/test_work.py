@@ -64,6 +64,7 @@ class TestReply:
         ]
         names = [line.partition(b":")[0].lower() for line in lines[4:-2]]
         assert sorted(names) == [
+            b"traceparent",
             b"via",
             b"x-forwarded-for",
             b"x-forwarded-host",

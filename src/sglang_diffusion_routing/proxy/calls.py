@@ -35,13 +35,13 @@ STATUS_BYTES = 65536
 class Call(Exchange):
     """A request that goes to one given place; a failure there is the client's to see."""
 
-    __slots__ = ("_on_reused", "_route", "_shared", "_status")
+    __slots__ = ("_on_reused", "_route", "_shared", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         super().__init__(downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self.request_id = shared.heads.request_id(head)
+        self.request_id, self._trace_id = shared.heads.ids(head)
         self._status = 0
         self._on_reused = False
 
@@ -104,7 +104,9 @@ class ControlCall(Call):
     def upstream_head(self, worker_id: WorkerId) -> bytes:
         downstream = self.origin
         head = self.head
-        written = self._shared.heads.for_worker(downstream, head, worker_id, head.target, self.request_id)
+        written = self._shared.heads.for_worker(
+            downstream, head, worker_id, head.target, self.request_id, self._trace_id
+        )
         # A client's own x-sglang-router-* never pass, so that these are facts.
         return b"%bx-sglang-router-peer: %b:%d\r\nx-sglang-router-key: %b\r\n\r\n" % (
             written[:-2],
@@ -172,7 +174,7 @@ class JobCall(Call):
 
     def upstream_head(self, worker_id: WorkerId) -> bytes:
         head = self.head
-        return self._shared.heads.for_worker(self.origin, head, worker_id, head.target, self.request_id)
+        return self._shared.heads.for_worker(self.origin, head, worker_id, head.target, self.request_id, self._trace_id)
 
     def reply_lines(self, head: ReplyHead) -> bytes:
         worker = self._worker

@@ -18,7 +18,7 @@ _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class HeadWriter:
-    """Adds what a proxy owes (RFC 9110 §7.6.3, RFC 7239's older X-Forwarded-*).
+    """Adds what a proxy owes (RFC 9110 §7.6.3, RFC 7239's older X-Forwarded-*, W3C trace context).
 
     pseudonym: this router's name in `Via`, different for each process so that routers may be chained.
     """
@@ -36,9 +36,13 @@ class HeadWriter:
             if any(hop.split()[1:2] == [self.pseudonym] for hop in via.split(b",")):
                 raise LoopDetected("the request has passed this router before; a worker URL points back to it")
 
-    def request_id(self, head: RequestHead) -> bytes:
-        """Give the id of a request: the client's X-Request-Id, or 32 hex digits, fresh."""
-        return head.request_id or b"%b%016x" % (self._run, next(self._sequence))
+    def ids(self, head: RequestHead) -> tuple[bytes, bytes]:
+        """Give the ids of a request, and of a trace that begins here.
+
+        The first is the client's X-Request-Id. Where it gives none, both are the same: 32 hex digits, fresh.
+        """
+        fresh = b"%b%016x" % (self._run, next(self._sequence))
+        return head.request_id or fresh, fresh
 
     def for_worker(
         self,
@@ -47,6 +51,7 @@ class HeadWriter:
         worker_id: WorkerId,
         target: bytes,
         request_id: bytes,
+        trace_id: bytes,
         *,
         may_upgrade: bool = False,
     ) -> bytes:
@@ -61,13 +66,18 @@ class HeadWriter:
         if downstream.trusted and head.forwarded_host is not None:
             forwarded_host = head.forwarded_host
         # The control app, which has no authority, sees the one by which the client came.
-        host = authority(worker_id) or head.host or b"router"
+        own = authority(worker_id)
+        host = own or head.host or b"router"
         via = b"1.0 " + self.pseudonym if head.http_10 else self._via
         if head.via:
             via = b", ".join([*head.via, via])
         pieces = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.block]
         if head.request_id is None:
             pieces += (b"X-Request-Id: ", request_id, b"\r\n")
+        if head.traceparent is None and own:
+            # It joins what the attempts' workers record, if they do. Flags 01: they would take 00 for a decision to record
+            # nothing (OpenTelemetry's parent-based sampling, which SGLang 0.5.23 has).
+            pieces.append(b"traceparent: 00-%b-%016x-01\r\n" % (trace_id, next(self._sequence)))
         if may_upgrade and head.upgrade is not None:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
         pieces += (forward_lines, b"X-Forwarded-Host: ", forwarded_host, b"\r\nVia: ", via, b"\r\n\r\n")

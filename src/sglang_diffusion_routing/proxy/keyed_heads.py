@@ -32,6 +32,7 @@ class KeyedHeads(HeadWriter):
         worker_id: WorkerId,
         target: bytes,
         request_id: bytes,
+        trace_id: bytes,
         *,
         may_upgrade: bool = False,
     ) -> bytes:
@@ -41,7 +42,7 @@ class KeyedHeads(HeadWriter):
             # Its own key replaces what the client says to whomever it takes for the worker.
             rewritten = _remembered if head.size_bytes <= REMEMBERED_BYTES else _without
             head = rewritten(head, CREDENTIALS if access.keys else _AUTHORIZATION, line)
-        return super().for_worker(downstream, head, worker_id, target, request_id, may_upgrade=may_upgrade)
+        return super().for_worker(downstream, head, worker_id, target, request_id, trace_id, may_upgrade=may_upgrade)
 
 
 def _without(head: RequestHead, names: frozenset[bytes], line: bytes) -> RequestHead:

@@ -44,14 +44,14 @@ class Work(Racing):
     _arrived_s: instant at which its head had come. _head_s: at which its reply's head was passed on, 0 before.
     """
 
-    __slots__ = ("_arrived_s", "_head_s", "_looked", "_status")
+    __slots__ = ("_arrived_s", "_head_s", "_looked", "_status", "_trace_id")
 
     def __init__(self, shared: Shared, downstream: DownstreamConnection, head: RequestHead, route: Route) -> None:
         # Here, and in `reply_began`: super() makes an object, which costs as much as the call.
         Racing.__init__(self, downstream, head, shared.upstreams, replay_max_bytes=shared.replay_max_bytes)
         self._shared = shared
         self._route = route
-        self.request_id = shared.heads.request_id(head)
+        self.request_id, self._trace_id = shared.heads.ids(head)
         self._arrived_s = shared.leases.now_s()
         self._head_s = 0.0
         # The beginning of a reply in which an id is looked for.
@@ -101,7 +101,9 @@ class Work(Racing):
         target = head.target
         if self._route.rewrite is not None:
             target = self._route.rewrite if head.query is None else b"%b?%b" % (self._route.rewrite, head.query)
-        return self._shared.heads.for_worker(self.origin, head, worker_id, target, self.request_id, may_upgrade=True)
+        return self._shared.heads.for_worker(
+            self.origin, head, worker_id, target, self.request_id, self._trace_id, may_upgrade=True
+        )
 
     def spooled(self, spans: list[bytes]) -> SpooledBody | None:
         return self._shared.spools.keep(spans, self.head.content_length, self._resume_body)
