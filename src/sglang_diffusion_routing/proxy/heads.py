@@ -75,8 +75,8 @@ class HeadWriter:
         if head.request_id is None:
             pieces += (b"X-Request-Id: ", request_id, b"\r\n")
         if head.traceparent is None and own:
-            # It joins what the attempts' workers record, if they do. Flags 01: they would take 00 for a decision to record
-            # nothing (OpenTelemetry's parent-based sampling, which SGLang 0.5.23 has).
+            # It joins what the workers of all attempts record, if they do. Flags 01: they would take 00 for a decision
+            # to record nothing (OpenTelemetry's parent-based sampling, which SGLang 0.5.23 has).
             pieces.append(b"traceparent: 00-%b-%016x-01\r\n" % (trace_id, next(self._sequence)))
         if may_upgrade and head.upgrade is not None:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
