@@ -13,6 +13,7 @@ from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.cli.bench.requests import arrivals_s
 from sglang_diffusion_routing.sim.in_thread import SimInThread
 from sglang_diffusion_routing.sim.settings import SimSettings
+from support.router import RouterProcess
 
 
 @pytest.mark.e2e
@@ -53,6 +54,34 @@ def test_rates_are_tried_in_turn_with_the_same_arrivals(capsys: pytest.CaptureFi
         ["given", "40", "4096"],
         ["given", "20", "4096"],
     ]
+
+
+@pytest.mark.e2e
+def test_a_router_that_wants_a_key_gets_that_of_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("user\n")
+    with SimInThread() as sim, RouterProcess([sim.url], "--api-key-file", str(tmp_path / "keys")) as router:
+        words = (
+            f"--url http://127.0.0.1:{router.port} --num-prompts 2 --max-concurrency 1 --width 16 --height 16 --json"
+        )
+        assert serve.run(parse_serve(words.split()), Report(as_json=True)) == 1
+        (without,) = json.loads(capsys.readouterr().out)
+        monkeypatch.setenv("SGLANG_D_ROUTER_API_KEY_FILE", str(tmp_path / "keys"))
+        options = parse_serve(words.split())
+        assert serve.run(options, Report(as_json=True)) == 0
+        (with_key,) = json.loads(capsys.readouterr().out)
+    assert [reason[:4] for reason in without["errors"]] == ["401:"]
+    assert (with_key["completed_requests"], with_key["errors"]) == (2, {})
+    assert "user" not in repr(options)
+
+
+@pytest.mark.core
+def test_workers_get_no_key_of_a_router_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_D_ROUTER_API_KEY", "user")
+    assert parse_serve(["--url", "http://router:1"]).key == "user"
+    assert parse_serve(["--worker-urls", "http://worker:1"]).key is None
+    assert parse_serve([]).key is None
 
 
 @pytest.mark.loopback

@@ -73,6 +73,7 @@ async def load(
     bounds: Bounds,
     on_end: Callable[[], None] = lambda: None,
     due_s: Sequence[float] = (),
+    key: str | None = None,
 ) -> Load:
     """Send `requests` in order, at most `in_flight` at the same time, in turn to each of `urls`.
 
@@ -82,12 +83,13 @@ async def load(
     Args:
         on_end: called after each request.
         due_s: when each is to be sent at the earliest, in seconds from the start, ascending; at once if not given.
+        key: sent with each, for a router that wants one.
     """
     raise_open_files_limit(in_flight)
     outcomes: list[Outcome] = []
     context = httpx2.create_ssl_context()
     async with AsyncExitStack() as stack, Tasks() as group:
-        senders = [_Sender(context, urls, bounds, outcomes, on_end) for _ in range(min(in_flight, len(requests)))]
+        senders = [_Sender(context, urls, bounds, outcomes, on_end, key) for _ in range(min(in_flight, len(requests)))]
         for sender in senders:
             stack.push_async_callback(sender.close)
         await asyncio.gather(*(sender.connect(urls[number % len(urls)]) for number, sender in enumerate(senders)))
@@ -120,12 +122,14 @@ class _Sender:
         bounds: Bounds,
         outcomes: list[Outcome],
         on_end: Callable[[], None],
+        key: str | None,
     ) -> None:
         self._context = context
         self._urls = urls
         self._bounds = bounds
         self._outcomes = outcomes
         self._on_end = on_end
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._received_bytes = 0
         self._peak_memory_mb = 0.0
         self._client = self._new_client()
@@ -134,7 +138,7 @@ class _Sender:
         most = len(self._urls)
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=IDLE_REUSE_S)
         transport = httpx2.AsyncHTTPTransport(verify=self._context, limits=limits, trust_env=False)
-        return httpx2.AsyncClient(transport=transport, timeout=self._bounds.request_s)
+        return httpx2.AsyncClient(transport=transport, timeout=self._bounds.request_s, headers=self._headers)
 
     async def connect(self, url: str) -> None:
         """Open a connection; where that fails the requests themselves will say so."""

@@ -3,8 +3,9 @@
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from sglang_diffusion_routing.cli.bench.load import Bounds
 from sglang_diffusion_routing.cli.bench.requests import Shape, Task
 from sglang_diffusion_routing.cli.bench.scenarios import SCENARIOS, Scenario
 from sglang_diffusion_routing.cli.parser import Parser, between, made
+from sglang_diffusion_routing.cli.remote.options import ADMIN_KEY, API_KEY, key_in
 from sglang_diffusion_routing.errors import BadSetting
 from sglang_diffusion_routing.launchers import config
 from sglang_diffusion_routing.settings import RoutingAlgorithm
@@ -50,6 +52,7 @@ class ServeOptions:
     num_workers, request_rate and max_concurrency are tried in every combination. request_rate: requests a second,
     None for as fast as max_concurrency lets them. seed: of their arrivals. simulated_s: what a simulated worker takes
     for a request. extra: further fields of each body. slo_scale: the SLO is this times what a request takes by itself.
+    key: for `url`; commands against a router have it from the same place.
     """
 
     url: str
@@ -71,6 +74,7 @@ class ServeOptions:
     bounds: Bounds
     out: Path | None
     as_json: bool
+    key: str | None = field(default=None, repr=False)
 
 
 def parse_policies(argv: Sequence[str]) -> PolicyOptions:
@@ -151,6 +155,7 @@ def parse_serve(argv: Sequence[str]) -> ServeOptions:
         bounds=Bounds(request_s=given.timeout, run_s=given.max_seconds, poll_s=given.poll_interval),
         out=made(given.out) if given.out else None,
         as_json=given.json,
+        key=(key_in(os.environ, API_KEY) or key_in(os.environ, ADMIN_KEY)) if given.url else None,
     )
 
 

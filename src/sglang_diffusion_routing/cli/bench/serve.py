@@ -158,7 +158,7 @@ def _load(options: ServeOptions, url: str, setting: Run, count: int, label: str,
     due_s = arrivals_s(count, setting.request_rate, options.seed) if setting.request_rate else ()
     requests = [Request.of(options.task, options.shape, number, options.extra) for number in range(count)]
     with report.progress(label, count) as tick:
-        return asyncio.run(load([url], requests, setting.max_concurrency, options.bounds, tick, due_s))
+        return asyncio.run(load([url], requests, setting.max_concurrency, options.bounds, tick, due_s, options.key))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
