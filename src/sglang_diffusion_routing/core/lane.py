@@ -70,7 +70,7 @@ def lane_key(needs: Needs, model: str | None, profiles: AbstractSet[Profile]) ->
     return LaneKey(frozenset(fits), frozenset(fits | {profile for profile in profiles if not profile.learned}))
 
 
-QUICK_LOOK, THOROUGH_LOOK = Look(8, 24), Look(64, 128)
+QUICK_LOOK, THOROUGH_LOOK = Look(4, 12), Look(64, 128)
 """When some stations are full or work waits, the end of a batch may be near, and it is worth finding the best. Else it
 is not: a look at one station costs 0.2 microseconds."""
 

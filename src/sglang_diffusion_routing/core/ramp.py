@@ -78,7 +78,7 @@ class Ramps:
                 joined.ramping[station] = None
                 if station.is_late is None and kind.learned:
                     station.is_late = joined.is_proven
-            changed += self._review(joined)
+            changed += self._review(joined, station)
         return [other for other in dict.fromkeys(changed) if other is not station]
 
     def ended(self, station: Station, lease: Lease, result: Result, status: int) -> list[Station]:
@@ -123,11 +123,21 @@ class Ramps:
             del self._kinds[kind.profile]
         return self._review(kind)
 
-    def _review(self, kind: _Kind) -> list[Station]:
-        """Hold the ramps of a kind, or let them all go, and give those for which that is new."""
+    def _review(self, kind: _Kind, seated: Station | None = None) -> list[Station]:
+        """Hold the ramps of a kind, or let them all go, and give those for which that is new.
+
+        Args:
+            seated: the one of them that has just come. The others are as they were while the kind is.
+        """
+        is_proven = kind.is_proven
+        if is_proven is not kind.was_proven:
+            kind.was_proven = is_proven
+            looked_at = list(kind.ramping)
+        else:
+            looked_at = [seated] if seated in kind.ramping else []
         changed = []
-        for station in kind.ramping:
-            holds = kind.is_proven and station.is_late is True
+        for station in looked_at:
+            holds = is_proven and station.is_late is True
             if holds is not (station in self.held):
                 changed.append(station)
                 if holds:
@@ -140,13 +150,14 @@ class Ramps:
 class _Kind:
     """The open stations that can do the same.
 
-    open: how many there are. ramping: those of them with a ramp.
+    open: how many there are. ramping: those of them with a ramp. was_proven: what it was when all were last looked at.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.open = 0
         self.ramping: dict[Station, None] = {}
+        self.was_proven = False
 
     @property
     def is_proven(self) -> bool:

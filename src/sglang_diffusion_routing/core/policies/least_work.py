@@ -62,7 +62,7 @@ def soonest(
     if avoid:
         looked_at = islice((station for station in stations if station.worker.worker_id not in avoid), look.total)
     for station in looked_at:
-        # `Station.finishes_in_s`, written out: two calls for each of 24 stations cost more than all the rest.
+        # `Station.finishes_in_s`, written out: two calls for each of 12 stations cost more than all the rest.
         speed = station.speed
         per_s = speed.per_s or speed.expected
         done, first = (now_s - station.first_since_s) * per_s, station.first_work
