@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from http1.hearing import SETTINGS
+from http1.listening import Listener, listening
 from http1.peers import FakeWorker, fake_worker
 from http1.relaying import Relay, relaying
 from support.clean_loop import clean_loop
@@ -31,6 +33,12 @@ async def relay(worker: FakeWorker) -> AsyncIterator[Relay]:
 async def pair(worker: FakeWorker, other: FakeWorker) -> AsyncIterator[Relay]:
     async with relaying(worker, other) as relay:
         yield relay
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[Listener]:
+    async with listening(settings=SETTINGS) as listener:
+        yield listener
 
 
 @pytest.fixture(autouse=True)

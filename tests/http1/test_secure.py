@@ -14,7 +14,7 @@ import pytest
 from http1.peers import Peer, eventually
 from proxy.world import World, get, post, reply, serve, sized, world
 from sglang_diffusion_routing.http1.certificates import Identity, Trust
-from sglang_diffusion_routing.http1.downstream import LINGER_S
+from sglang_diffusion_routing.http1.deadlines import LINGER_S
 from sglang_diffusion_routing.http1.secure import SecureConnection
 from sglang_diffusion_routing.proxy import server as module
 from support.authority import Authority, Files

@@ -1,4 +1,4 @@
-"""The server side of a client's connection: requests in turn, their bodies as spans, deadlines."""
+"""The server side of a client's connection: requests in turn, their bodies as spans."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import os
 import re
 import socket
 import struct
-from enum import Enum
 from typing import cast
 
 import httptools
 
 from sglang_diffusion_routing.errors import (
     BadRequest,
-    BodyTimeout,
     BodyTooLarge,
-    HeadTimeout,
     HeadTooLarge,
     RouterError,
     UriTooLong,
 )
 from sglang_diffusion_routing.http1.chunks import ChunkedBody
 from sglang_diffusion_routing.http1.conversation import Conversation, Server
+from sglang_diffusion_routing.http1.deadlines import Deadlines, State
 from sglang_diffusion_routing.http1.partial import HeadInProgress
 from sglang_diffusion_routing.http1.replies import error_reply
 from sglang_diffusion_routing.http1.request_head import RequestHead, parse_request_head, request_error
@@ -31,32 +29,13 @@ JOIN_BYTES = 16384
 """Up to here one `write` of joined bytes costs the kernel less than a `writev` of two (2 of 14 microseconds)."""
 PIPELINE_BYTES = 65536
 """Bytes of later requests that are read ahead while one is under way."""
-LINGER_S = 2.0
-"""After a refusal the rest of the body is read and dropped for this long, or a reset would overtake the reply
-(RFC 9112 §9.6; nginx's `lingering_timeout` is 5 s)."""
 
-
-class _State(Enum):
-    HEAD = 0
-    """Waiting for, or reading, a request's head."""
-    BODY = 1
-    """A conversation is under way and its request's body is being read."""
-    REPLY = 2
-    """The request is whole; bytes that come belong to the next."""
-    TUNNEL = 3
-    LINGER = 4
-    """Everything is answered; reading until the client closes."""
-
-
-_TCP_FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
-_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
-"""Linux, include/net/tcp_states.h."""
 _RESET = struct.pack("ii", 1, 0)
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
-_HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = _State
+_HEAD, _BODY, _REPLY, _TUNNEL, _LINGER = State
 
 
-class DownstreamConnection(asyncio.Protocol):
+class DownstreamConnection(Deadlines):
     """One client's TCP connection.
 
     trusted: the peer is a proxy whose X-Forwarded-* count. forward_lines: those header lines, made once.
@@ -66,43 +45,29 @@ class DownstreamConnection(asyncio.Protocol):
     secure = False
 
     __slots__ = (
-        "_awaits_continue",
-        "_body_left",
-        "_chunks",
         "_half_closed",
-        "_pace",
-        "_partial",
         "_pending",
-        "_quiet_since_s",
-        "_reading",
-        "_server",
-        "_state",
-        "_unsent_bytes",
-        "_unsent_since_s",
-        "conversation",
         "forward_lines",
-        "head",
         "peer",
-        "transport",
         "trusted",
     )
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._state = _HEAD
-        self._partial: HeadInProgress | None = None
+        self._partial = None
         self._pending = b""
         self._body_left = 0
         self._half_closed = False
         self._awaits_continue = False
-        self._chunks: ChunkedBody | None = None
+        self._chunks = None
         self._reading = True
-        self._pace: tuple[RequestHead, float, int] | None = None
+        self._pace = None
         self._quiet_since_s = server.now_s
         self._unsent_bytes = 0
         self._unsent_since_s = 0.0
-        self.conversation: Conversation | None = None
-        self.head: RequestHead | None = None
+        self.conversation = None
+        self.head = None
         self.peer = ("", 0)
         self.forward_lines: bytes | None = None
         self.trusted = False
@@ -406,87 +371,3 @@ class DownstreamConnection(asyncio.Protocol):
         """Close now if no request is under way."""
         if self.conversation is None:
             self.transport.close()
-
-    # deadlines
-
-    def tick(self, now_s: float) -> None:
-        """Enforce the deadlines; called about once a second."""
-        if self._unsent_bytes or self.transport.is_closing():
-            self._check_progress(now_s)
-        conversation = self.conversation
-        stall_s = self._server.limits.stall_timeout_s
-        if not self._reading and self._has_left():
-            self.transport.abort()
-        elif conversation is not None and conversation.is_stalled(now_s, stall_s):
-            conversation.stalled(stall_s)
-        elif self._state is _HEAD:
-            self._check_head(now_s - self._quiet_since_s)
-        elif self._state is _BODY:
-            self._check_body(now_s)
-        elif self._state is _LINGER:
-            self._check_linger(now_s)
-
-    def _check_head(self, quiet_s: float) -> None:
-        limits = self._server.limits
-        if self._partial is None:
-            if quiet_s > limits.client_idle_timeout_s:
-                self.transport.close()
-        elif quiet_s > limits.client_head_timeout_s:
-            limit_s = limits.client_head_timeout_s
-            self.refuse(HeadTimeout(f"the request's head took longer than {limit_s:g} s", timeout_s=limit_s))
-
-    def _check_body(self, now_s: float) -> None:
-        limit_s = self._server.limits.client_body_timeout_s
-        conversation = self.conversation
-        # It is for the client to send while we read and it does not wait for a 100.
-        if not self._reading or self._awaits_continue or conversation is None:
-            self._pace = None
-        elif now_s - self._quiet_since_s > limit_s:
-            error = BodyTimeout(f"nothing of the request's body came for {limit_s:g} s", timeout_s=limit_s)
-            self._break_off(conversation, error)
-        elif self._crawls(now_s):
-            least = self._server.limits.client_body_min_bytes
-            why = f"less than {least} bytes of the request's body came within {limit_s:g} s"
-            self._break_off(conversation, BodyTimeout(why, timeout_s=limit_s))
-
-    def _crawls(self, now_s: float) -> bool:
-        """Tell whether too little of this body has come since it was last enough: a byte a minute holds a worker."""
-        limits, head = self._server.limits, self.head
-        assert head is not None
-        chunks = self._chunks
-        received = (head.content_length or 0) - self._body_left if chunks is None else chunks.received
-        pace = self._pace
-        if pace is None or pace[0] is not head or received - pace[2] >= limits.client_body_min_bytes:
-            self._pace = (head, now_s, received)
-            return False
-        return now_s - pace[1] > limits.client_body_timeout_s
-
-    def unsent_bytes(self) -> int:
-        """How much of what was written is still in this process."""
-        return self.transport.get_write_buffer_size()
-
-    def _check_linger(self, now_s: float) -> None:
-        if self.unsent_bytes():
-            # The rest of the last reply has as long as any other; LINGER_S is for what comes after it.
-            self._quiet_since_s = now_s
-        elif now_s - self._quiet_since_s > LINGER_S:
-            self.transport.abort()
-
-    def _has_left(self) -> bool:
-        """Tell whether the client has gone: while nothing is read, the event loop does not say so."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.is_closing() or sock.family not in _TCP_FAMILIES:
-            return False
-        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        conversation = self.conversation
-        may_half_close = conversation is not None and conversation.survives_half_close
-        return state == _TCP_CLOSE or (state == _TCP_CLOSE_WAIT and not may_half_close)
-
-    def _check_progress(self, now_s: float) -> None:
-        """Abort when the client takes nothing of what waits for it, also of the rest on a closing connection."""
-        unsent = self.unsent_bytes()
-        if unsent != self._unsent_bytes:
-            self._unsent_bytes = unsent
-            self._unsent_since_s = now_s
-        elif unsent and now_s - self._unsent_since_s > self._server.limits.stall_timeout_s:
-            self.transport.abort()

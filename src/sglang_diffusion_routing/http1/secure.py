@@ -15,7 +15,8 @@ from typing_extensions import override
 from sglang_diffusion_routing.errors import HttpsOnly
 from sglang_diffusion_routing.http1.certificates import HandshakeFailed
 from sglang_diffusion_routing.http1.conversation import Server
-from sglang_diffusion_routing.http1.downstream import LINGER_S, DownstreamConnection
+from sglang_diffusion_routing.http1.deadlines import LINGER_S
+from sglang_diffusion_routing.http1.downstream import DownstreamConnection
 from sglang_diffusion_routing.http1.replies import error_reply
 from sglang_diffusion_routing.tasks import spawn
 
