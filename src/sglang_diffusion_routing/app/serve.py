@@ -15,8 +15,8 @@ import structlog
 import uvloop
 
 from sglang_diffusion_routing.app import exposure, progress
+from sglang_diffusion_routing.app.life import App, build
 from sglang_diffusion_routing.app.open_files import raise_open_files_limit
-from sglang_diffusion_routing.app.wiring import App, build
 from sglang_diffusion_routing.errors import BadSetting, InvalidWorkerUrl, StateUnusable, WorkersNotReady
 from sglang_diffusion_routing.settings import Settings
 from sglang_diffusion_routing.tasks import spawn
