@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from support.client import Client, request
+from support.exchange import Exchange
 from support.router import RouterProcess
 from support.wire import Stream, chunk
 from support.worker import ScriptedWorker
@@ -81,6 +82,19 @@ class Side:
             # The kernel's buffers took all of it.
             self._settled.release()
 
+    def reply_to(self, clients: list[Client], worker: ScriptedWorker, *, in_chunks: bool) -> list[Exchange]:
+        """Have each client ask for work, and the worker pour a reply for it."""
+        framing = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % BODY
+        head = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
+        exchanges = []
+        for client in clients:
+            client.send(request(b"POST", b"/rollout/generate", body=b"{}"))
+            exchanges.append(worker.receive())
+        for exchange in exchanges:
+            _ = exchange.body
+            self.start(partial(self.pour, exchange.stream.sock, head, in_chunks=in_chunks))
+        return exchanges
+
     def wait_until_settled(self, number: int) -> None:
         for _ in range(number):
             assert self._settled.acquire(timeout=30)
@@ -104,17 +118,9 @@ def clients(router: RouterProcess) -> Iterator[list[Client]]:
 def test_replies_to_slow_readers_stay_with_the_worker(
     in_chunks: bool, router: RouterProcess, worker: ScriptedWorker, clients: list[Client]
 ) -> None:
-    framing = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % BODY
-    head = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
     before = router.rss_bytes()
     side = Side()
-    exchanges = []
-    for client in clients:
-        client.send(request(b"POST", b"/rollout/generate", body=b"{}"))
-        exchanges.append(worker.receive())
-    for exchange in exchanges:
-        _ = exchange.body
-        side.start(partial(side.pour, exchange.stream.sock, head, in_chunks=in_chunks))
+    exchanges = side.reply_to(clients, worker, in_chunks=in_chunks)
     side.wait_until_settled(STREAMS)
     assert router.rss_bytes() - before < ALLOWED
     for client in clients:
@@ -131,17 +137,9 @@ def test_thumbnails_are_made_of_the_beginning_of_a_few(
     in_chunks: bool, showing: RouterProcess, worker: ScriptedWorker
 ) -> None:
     clients = [Client(showing.port, timeout_s=40, receive_buffer=65_536) for _ in range(STREAMS)]
-    framing = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % BODY
-    head = b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n"
     before = showing.rss_bytes()
     side = Side()
-    exchanges = []
-    for client in clients:
-        client.send(request(b"POST", b"/rollout/generate", body=b"{}"))
-        exchanges.append(worker.receive())
-    for exchange in exchanges:
-        _ = exchange.body
-        side.start(partial(side.pour, exchange.stream.sock, head, in_chunks=in_chunks))
+    exchanges = side.reply_to(clients, worker, in_chunks=in_chunks)
     for client in clients:
         client.read_head()
         side.start(partial(expect_body, client, in_chunks=in_chunks))
