@@ -71,17 +71,23 @@ class HeadWriter:
         via = b"1.0 " + self.pseudonym if head.http_10 else self._via
         if head.via:
             via = b", ".join([*head.via, via])
-        pieces = [head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", head.block]
-        if head.request_id is None:
-            pieces += (b"X-Request-Id: ", request_id, b"\r\n")
+        made = b"" if head.request_id is not None else b"X-Request-Id: %b\r\n" % request_id
         if head.traceparent is None and own:
             # It joins what the workers of all attempts record, if they do. Flags 01: they would take 00 for a decision
             # to record nothing (OpenTelemetry's parent-based sampling, which SGLang 0.5.23 has).
-            pieces.append(b"traceparent: 00-%b-%016x-01\r\n" % (trace_id, next(self._sequence)))
+            made = b"%btraceparent: 00-%b-%016x-01\r\n" % (made, trace_id, next(self._sequence))
         if may_upgrade and head.upgrade is not None:
-            pieces += (b"Connection: Upgrade\r\nUpgrade: ", head.upgrade, b"\r\n")
-        pieces += (forward_lines, b"X-Forwarded-Host: ", forwarded_host, b"\r\nVia: ", via, b"\r\n\r\n")
-        return b"".join(pieces)
+            made = b"%bConnection: Upgrade\r\nUpgrade: %b\r\n" % (made, head.upgrade)
+        return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%bX-Forwarded-Host: %b\r\nVia: %b\r\n\r\n" % (
+            head.method,
+            target,
+            host,
+            head.block,
+            made,
+            forward_lines,
+            forwarded_host,
+            via,
+        )
 
     def _forwarded(self, downstream: DownstreamConnection, head: RequestHead) -> bytes:
         """Give X-Forwarded-For and -Proto; a client's own count only when the peer is trusted."""
