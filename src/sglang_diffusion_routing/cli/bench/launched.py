@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
-
 from sglang_diffusion_routing.cli.bench.report import Report
 from sglang_diffusion_routing.cli.processes import RouterProcess
+from sglang_diffusion_routing.client import Client
 from sglang_diffusion_routing.launchers.config import ROOT
 
 START_S = 3600.0
@@ -49,5 +48,5 @@ def launched(launcher: Launcher, stack: ExitStack, report: Report) -> Sequence[s
     stack.callback(router.close)
     report.line(f"Starting {launcher.num_workers} workers of {launcher.model}.")
     router.start()
-    workers = httpx2.get(f"{router.url}/workers", timeout=READ_S, trust_env=False).json()["workers"]
-    return [worker["url"] for worker in workers]
+    with Client(router.url, timeout_s=READ_S) as client:
+        return [worker["url"] for worker in client.workers()]
