@@ -16,6 +16,7 @@ from sglang_diffusion_routing.core.events import (
     CommandLost,
     CommandSucceeded,
     HoldRequested,
+    ProbeSucceeded,
     SleepRequested,
     WakeRequested,
 )
@@ -193,6 +194,29 @@ async def test_who_died_asleep_and_missed_the_waking_is_awake_when_it_is_back(st
     for slot, url in enumerate((A, B)):
         await stage.roster.enlist(slot, url)
         assert (stage.worker(url).state, stage.worker(url).labels) == (WorkerState.ACTIVE, (("slot", str(slot)),))
+
+
+@pytest.mark.parametrize("sleeps_again", [False, True])
+async def test_whose_successor_was_put_to_sleep_before_it_was_back_is_woken(stage: Stage, sleeps_again: bool) -> None:
+    for slot, url in enumerate((A, B)):
+        await stage.roster.enlist(slot, url)
+    stage.fleet.apply(SleepRequested(WorkerId(A)))
+    stage.fleet.apply(CommandSucceeded(WorkerId(A), stage.command_id(A)))
+    stage.fleet.instant_s += 1
+    stage.roster.died(A, "was killed")
+    stage.fleet.apply(WakeRequested(WorkerId(A)))
+    stage.fleet.apply(CommandLost(WorkerId(A), stage.command_id(A), "nobody listens"))
+    stage.fleet.apply(ProbeSucceeded(WorkerId(A), stage.worker(A).incarnation))
+    assert stage.worker(A).state is WorkerState.RELEASING
+    if sleeps_again:
+        stage.fleet.apply(CommandSucceeded(WorkerId(A), stage.command_id(A)))
+        assert stage.worker(A).state is WorkerState.SLEEPING
+    await stage.roster.enlist(0, A)
+    if not sleeps_again:
+        stage.fleet.apply(CommandSucceeded(WorkerId(A), stage.command_id(A)))
+    assert stage.worker(A).state is WorkerState.RESUMING
+    stage.fleet.apply(CommandSucceeded(WorkerId(A), stage.command_id(A)))
+    assert stage.worker(A).state is WorkerState.ACTIVE
 
 
 async def test_who_is_to_go_for_good_is_gone_when_its_work_is(stage: Stage) -> None:

@@ -83,14 +83,21 @@ class FleetRoster:
         self._let_go_on(worker)
 
     def _bury_sleepers(self) -> None:
-        """Remove the workers that died in their sleep once the fleet is awake: their successors have never slept."""
+        """Remove the workers that died in their sleep once the fleet is awake: their successors have never slept.
+
+        But for one whose successor a probe has met first: that is put to sleep, as is said of it, and has to be woken.
+        """
         if self.asleep:
             return
         for slot, url in self._enlisted.items():
             worker = self._find(url)
-            if worker is not None and worker.state is WorkerState.SLEEPING and url in self._died_s:
+            if worker is None or url not in self._died_s:
+                continue
+            if worker.state is WorkerState.SLEEPING and worker.sleep_first:
                 self._left[slot] = _wanted(worker)
                 self._membership.remove(worker, force=True)
+            elif worker.state in {WorkerState.RELEASING, WorkerState.SLEEPING}:
+                self._fleet.apply(WakeRequested(worker.worker_id))
 
     def _let_go_on(self, worker: Worker) -> None:
         """End the hold that a restart has begun; one of an operator stays."""
