@@ -16,7 +16,7 @@ from support.deadlines import eventually, eventually_equal
 
 IMAGE = {"prompt": "a fox", "size": "64x64", "num_inference_steps": 4, "seed": 3}
 LONG = {"width": 256, "height": 256, "num_inference_steps": 40}  # seconds, time enough to leave or to be killed in
-ADDED = {"x-sglang-router-worker", "x-sglang-router-queue-ms", "x-sglang-router-weight-version"}
+ADDED = {"x-request-id", "x-sglang-router-worker", "x-sglang-router-queue-ms", "x-sglang-router-weight-version"}
 
 
 @pytest.fixture(autouse=True)
